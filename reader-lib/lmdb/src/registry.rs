@@ -1,0 +1,224 @@
+//! One open per environment and process.
+//!
+//! LMDB's file locks are fcntl locks: closing *any* descriptor of `lock.mdb` drops all of the
+//! process's locks on it, so a second open that closes would make the first one's readers look
+//! dead. This module knows every environment the process has open, by device and inode of `data.mdb`.
+//!
+//! Invariants: an environment has at most one entry of the current fork generation; an entry
+//! outlives the LMDB handle; opens and closes happen one at a time, under the registry's lock. An
+//! environment whose close was skipped (see `open_lock`) stays here, parked, and is handed out
+//! again by the next open.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use crate::LmdbError;
+use crate::env::EnvOptions;
+use crate::error::Place;
+use crate::fork::Generation;
+use crate::handle::{Handle, Mode};
+use crate::open_lock::OpenLock;
+
+/// How long a forked child waits for a lock that a thread of its parent may have held.
+const CHILD_WAIT: Duration = Duration::from_secs(1);
+
+static REGISTRY: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+/// A file's identity: device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FileKey {
+    device: u64,
+    inode: u64,
+}
+
+impl FileKey {
+    /// The identity of the file at `path`, or `None` if there is none. Opens nothing.
+    pub(crate) fn of(path: &Path) -> Result<Option<Self>, LmdbError> {
+        match fs::metadata(path) {
+            Ok(m) => Ok(Some(Self { device: m.dev(), inode: m.ino() })),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(LmdbError::from_io(&e, "looking at the data file", path)),
+        }
+    }
+
+    /// The identity of the data file LMDB really opened.
+    pub(crate) fn of_open(handle: &Handle) -> Result<Self, LmdbError> {
+        let stat = nix::sys::stat::fstat(handle.data_fd()?)
+            .map_err(|errno| handle.fail(errno as i32, "looking at the data file"))?;
+        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
+struct Entry {
+    key: FileKey,
+    dir: PathBuf,
+    generation: Generation,
+    /// Our own descriptors of the lock file, which a forked child inherits.
+    descriptors: Vec<RawFd>,
+    /// The environment, if its close was skipped.
+    parked: Option<Box<Handle>>,
+}
+
+/// The locked registry.
+pub(crate) struct Registry(MutexGuard<'static, Vec<Entry>>);
+
+/// What the registry knows about an environment that is about to be opened.
+pub(crate) enum Known {
+    /// Nothing: open it.
+    No,
+    /// Its close was skipped: here it is again.
+    Parked(Box<Handle>),
+}
+
+impl Registry {
+    /// Locks the registry.
+    pub(crate) fn lock(path: &Path) -> Result<Self, LmdbError> {
+        if !Generation::current().is_child() {
+            return Ok(Self(REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)));
+        }
+        // In a child the lock may be held for ever, by a parent's thread that is not here.
+        let start = Instant::now();
+        loop {
+            match REGISTRY.try_lock() {
+                Ok(guard) => return Ok(Self(guard)),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(Self(poisoned.into_inner())),
+                Err(TryLockError::WouldBlock) if start.elapsed() < CHILD_WAIT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LmdbError::Forked(Place::new("opening the environment", path)));
+                }
+            }
+        }
+    }
+
+    /// Looks for the environment; one that is open, or parked with other options, is an error.
+    pub(crate) fn look_up(
+        &mut self,
+        key: FileKey,
+        mode: Mode,
+        options: &EnvOptions,
+    ) -> Result<Known, LmdbError> {
+        let Some(position) = self.position(key) else { return Ok(Known::No) };
+        let entry = &mut self.0[position];
+        match entry.parked.take() {
+            Some(handle) if handle.mode == mode && handle.options == *options => {
+                Ok(Known::Parked(handle))
+            }
+            Some(handle) => match try_close(handle) {
+                Ok(()) => {
+                    self.0.swap_remove(position);
+                    Ok(Known::No)
+                }
+                Err(handle) => {
+                    let path = entry.dir.clone();
+                    entry.parked = Some(handle);
+                    Err(LmdbError::AlreadyOpen { path })
+                }
+            },
+            None => Err(LmdbError::AlreadyOpen { path: entry.dir.clone() }),
+        }
+    }
+
+    /// Refuses an environment whose lock file this process has open by other means.
+    pub(crate) fn refuse_other_copies(&self, dir: &Path) -> Result<(), LmdbError> {
+        let inherited = self.0.iter().filter(|e| !e.generation.is_current());
+        let known: Vec<RawFd> = inherited.flat_map(|e| e.descriptors.iter().copied()).collect();
+        if descriptors_of(dir)?.iter().all(|fd| known.contains(fd)) {
+            Ok(())
+        } else {
+            Err(LmdbError::OpenedByAnotherCopy { path: dir.to_path_buf() })
+        }
+    }
+
+    /// Records a new environment. Gives the handle back if, against all checks, the files were
+    /// swapped meanwhile for ones that are open already.
+    pub(crate) fn add(&mut self, handle: &Handle) -> Result<(), LmdbError> {
+        let key = FileKey::of_open(handle)?;
+        if let Some(position) = self.position(key) {
+            return Err(LmdbError::AlreadyOpen { path: self.0[position].dir.clone() });
+        }
+        self.0.push(Entry {
+            key,
+            dir: handle.dir.clone(),
+            generation: handle.generation(),
+            descriptors: descriptors_of(&handle.dir)?,
+            parked: None,
+        });
+        Ok(())
+    }
+
+    /// Tries again to close what was parked.
+    pub(crate) fn close_parked(&mut self) {
+        self.0.retain_mut(|entry| {
+            let Some(handle) = entry.parked.take_if(|_| entry.generation.is_current()) else {
+                return true;
+            };
+            entry.parked = try_close(handle).err();
+            entry.parked.is_some()
+        });
+    }
+
+    fn position(&self, key: FileKey) -> Option<usize> {
+        self.0.iter().position(|e| e.key == key && e.generation.is_current())
+    }
+}
+
+/// Closes an environment nobody uses any more, or parks it.
+pub(crate) fn release(handle: Box<Handle>) {
+    if !handle.is_ours() || handle.has_writer() {
+        // A forked child must not touch its parent's locks. A leaked write transaction holds
+        // LMDB's writer mutex inside the map that a close would take away.
+        std::mem::forget(handle);
+        return;
+    }
+    let dir = handle.dir.clone();
+    let (Ok(mut registry), Ok(key)) = (Registry::lock(&dir), FileKey::of_open(&handle)) else {
+        std::mem::forget(handle);
+        return;
+    };
+    let parked = try_close(handle).err();
+    if let Some(position) = registry.position(key) {
+        match parked {
+            Some(handle) => registry.0[position].parked = Some(handle),
+            None => drop(registry.0.swap_remove(position)),
+        }
+    }
+    registry.close_parked();
+}
+
+/// Closes the environment if its open lock can be had; gives it back if not.
+fn try_close(handle: Box<Handle>) -> Result<(), Box<Handle>> {
+    let lock = match &handle.options.open_lock {
+        None => None,
+        Some(path) => match OpenLock::for_close(path, handle.options.file_mode) {
+            None => return Err(handle),
+            held => held,
+        },
+    };
+    // SAFETY: the handle came out of its last `Env` or was parked after that, and transactions
+    // borrow or own an `Env`; `release` refused leaked writers and forked children.
+    unsafe { (*handle).close() };
+    drop(lock);
+    Ok(())
+}
+
+/// This process's open descriptors of the environment's lock file. Opens nothing.
+///
+/// The lock file, because its descriptors are what must not be closed, and because LMDB keeps them
+/// from programs that are started, while it lets them inherit data.mdb.
+fn descriptors_of(dir: &Path) -> Result<Vec<RawFd>, LmdbError> {
+    let Some(lock_file) = FileKey::of(&dir.join("lock.mdb"))? else { return Ok(Vec::new()) };
+    // Without /proc there is nothing to look at.
+    let Ok(open_files) = fs::read_dir("/proc/self/fd") else { return Ok(Vec::new()) };
+    Ok(open_files
+        .filter_map(Result::ok)
+        .filter(|e| matches!(FileKey::of(&e.path()), Ok(Some(key)) if key == lock_file))
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect())
+}
