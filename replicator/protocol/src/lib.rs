@@ -1,0 +1,43 @@
+//! Quicksilver's replication protocol, without sockets, storage or clocks.
+//!
+//! Everything here is sans-IO: a state machine takes events and the time, and returns actions;
+//! whoever owns the sockets, the disk and the timers carries them out. That is what lets one test
+//! process run thousands of seeded schedules of cuts, delays and restarts.
+//!
+//! * [`window`]: when the root may seal its next batch.
+//! * [`frame`]: how bytes become frames. [`message`]: what frames say.
+//! * [`follower`]: the downstream end of a session; refuses everything that is not the next batch
+//!   of its own log. [`source`]: the upstream end.
+//! * [`choice`]: which upstream to try next, and when.
+//! * [`deadlines`]: every timeout of a session, in one place.
+//!
+//! `docs/PROTOCOL.md` draws the bytes and the state machines.
+#![forbid(unsafe_code)]
+
+pub mod choice;
+pub mod clock;
+pub mod deadlines;
+pub mod follower;
+pub mod frame;
+pub mod message;
+pub mod source;
+pub mod window;
+mod wire;
+
+#[cfg(test)]
+extern crate self as quicksilver_protocol;
+#[cfg(test)]
+#[path = "../tests/model/mod.rs"]
+mod model;
+
+pub use choice::{Chooser, Next, UpstreamSlot};
+pub use clock::Millis;
+pub use deadlines::Deadlines;
+pub use follower::{Decision, EndCause, FollowerAction, FollowerSession, SessionEnd};
+pub use frame::{Decoded, Decoder, EncodedFrame, Frame, FrameError, Kind};
+pub use message::{
+    ByeReason, Hello, Hop, Lineage, LocalNode, Message, Refusal, Refused, Start, VersionRange,
+    Welcome,
+};
+pub use source::{BatchFrame, LogFact, SourceAction, SourceEnd, SourceSession, SourceState};
+pub use window::Window;
