@@ -1,0 +1,327 @@
+//! The configuration file: one struct tree, every default, minimum and reason in its field's doc.
+//!
+//! Invariants:
+//! * unknown keys are refused, with the file, line, column and key;
+//! * a [`Config`] that [`Config::load`] returned has passed [`Config::validate`]: the rest of the
+//!   program relies on the relations between its numbers.
+
+mod text;
+mod validate;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use quicksilver_format::limits::{BATCH_DEFAULT_MAX_BYTES, VALUE_DEFAULT_MAX_BYTES};
+use quicksilver_format::{DbId, NodeId};
+use serde::{Deserialize, Deserializer};
+
+pub use self::validate::{BATCH_HEADROOM_BYTES, InvalidConfig};
+use crate::net::listen::Address;
+
+const GIB: u64 = 1 << 30;
+
+/// Everything that `quicksilverd` is told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The database's name: 1 to 64 of `A-Z a-z 0-9 . _ -`. It labels metrics and log lines.
+    pub name: String,
+    /// The database's identity, a UUID, the same on every node. Nodes with different ones refuse
+    /// to talk to each other.
+    #[serde(deserialize_with = "from_text")]
+    pub db_id: DbId,
+    /// The database's directory, absolute. One process owns it at a time.
+    pub data_dir: PathBuf,
+    /// This node's name, unique in the tree: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    #[serde(deserialize_with = "from_text")]
+    pub node_id: NodeId,
+    /// Where this node is, for humans and dashboards. Default: empty.
+    #[serde(default)]
+    pub site: String,
+    /// What this node does.
+    pub role: Role,
+    /// Where it listens.
+    #[serde(default)]
+    pub listen: Listen,
+    /// How writes are gathered.
+    #[serde(default)]
+    pub batch: BatchConfig,
+    /// How long the log is kept.
+    #[serde(default)]
+    pub retention: Retention,
+    /// What is logged.
+    #[serde(default)]
+    pub logging: Logging,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Who is followed.
+    #[serde(default)]
+    pub upstream: Upstream,
+    /// The root group.
+    #[serde(default)]
+    pub root: Root,
+    /// Certificates.
+    #[serde(default)]
+    pub tls: Tls,
+    /// Exceptions from safety.
+    #[serde(default)]
+    pub insecure: Insecure,
+}
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Accepts writes and puts them in order.
+    Root,
+    /// Follows an upstream and serves downstreams.
+    Relay,
+}
+
+impl Role {
+    /// The word in the file and in `/status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Root => "root",
+            Role::Relay => "relay",
+        }
+    }
+}
+
+/// `[listen]`: `host:port`, `[v6]:port` or `unix:PATH`; a socket that systemd hands over under
+/// the same name takes precedence; without either, that service is off.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Where downstreams connect.
+    pub replication: Option<Address>,
+    /// Where clients connect (RESP).
+    pub client: Option<Address>,
+    /// Where metrics, probes and status are served.
+    pub http: Option<Address>,
+}
+
+/// `[batch]`: only the root uses it, and downstreams size their buffers by `max_bytes`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchConfig {
+    /// At most one batch is sealed per window. Default 500, at most 60,000. 0 seals whatever has
+    /// arrived as soon as the previous batch is durable.
+    pub window_ms: u64,
+    /// Most bytes of one batch. Default 32 MiB; at least `limits.max_value_bytes` + 64 KiB, so
+    /// that the largest value fits; at most 257 MiB.
+    pub max_bytes: u64,
+}
+
+/// `[retention]`: the log is collected when it is older than `hours` *or* longer than `bytes`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Default 168 (a week: a node that was away over a holiday catches up without a snapshot);
+    /// at least 1, at most 87,600.
+    pub hours: u64,
+    /// Default 1 GiB; at least 1 MiB.
+    pub bytes: u64,
+}
+
+/// `[logging]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logging {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter such as
+    /// `info,quicksilver_replicator::net=debug`. Default `info`.
+    pub level: String,
+    /// `text` (default) or `json`, one object per line.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest value a client may write. Default 16 MiB; 1 to 256 MiB.
+    pub max_value_bytes: u64,
+    /// Most bytes of live data before the root refuses to grow it. Default 8 GiB; at least 1 MiB.
+    pub max_db_bytes: u64,
+    /// Reader slots of the environment; every process that reads takes at least one. Default
+    /// 4096, 16 to 65,536. The same on both sides of the map, fixed per generation.
+    pub max_readers: u32,
+    /// Address space of the map, fixed per generation. Default 16 GiB; a multiple of 4096; at
+    /// least `max_db_bytes` + `retention.bytes` + 4 × `batch.max_bytes`, because data, log and a
+    /// few batches of freed pages live in it together. It costs address space, not memory.
+    pub map_bytes: u64,
+    /// Most downstreams at a time. Default 1000; at most 100,000. 0 makes the node a leaf.
+    pub max_downstreams: usize,
+    /// Most client connections at a time. Default 1000; 1 to 100,000.
+    pub max_clients: usize,
+}
+
+/// `[upstream]`: a root has none; a relay has at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// Tried first, in order of preference.
+    pub primary: Vec<Address>,
+    /// Upstreams with a longer log, tried when the primaries cannot help.
+    pub secondary: Vec<Address>,
+}
+
+/// `[root]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Root {
+    /// The other members of the root group. Must be empty: this release has a single root.
+    pub peers: Vec<Address>,
+    /// How often the root sends its clock through the tree: the resolution of
+    /// `lag_seconds`. Default 1000; 100 to 60,000.
+    pub heartbeat_ms: u64,
+}
+
+/// `[tls]`: parsed so that the names are taken; this release refuses to start with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate chain, PEM.
+    pub cert: Option<PathBuf>,
+    /// Private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Authorities whose certificates are accepted, PEM.
+    pub ca: Option<PathBuf>,
+}
+
+/// `[insecure]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Insecure {
+    /// Replicate in plain text over a network. Default false. Loopback and Unix sockets do not
+    /// need it.
+    pub plaintext: bool,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        BatchConfig { window_ms: 500, max_bytes: BATCH_DEFAULT_MAX_BYTES as u64 }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { hours: 168, bytes: GIB }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Logging { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_value_bytes: VALUE_DEFAULT_MAX_BYTES as u64,
+            max_db_bytes: 8 * GIB,
+            max_readers: 4096,
+            map_bytes: 16 * GIB,
+            max_downstreams: 1000,
+            max_clients: 1000,
+        }
+    }
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Root { peers: Vec::new(), heartbeat_ms: 1000 }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no TOML, has an unknown key, or a value of the wrong kind.
+    #[error("{path}:{line}:{column}: {key}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1, in bytes.
+        column: usize,
+        /// The key, with its table; `?` when the line has none.
+        key: String,
+        /// What is wrong, and what was expected.
+        message: String,
+    },
+    /// The file is understood, and asks for something that cannot be.
+    #[error("{path}: {source}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        source: InvalidConfig,
+    },
+}
+
+impl Config {
+    /// Reads, parses and validates a file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config = text::parse(&text, path)?;
+        config
+            .validate()
+            .map_err(|source| ConfigError::Invalid { path: path.to_owned(), source })?;
+        Ok(config)
+    }
+
+    /// A configuration with every default.
+    pub fn example(name: &str, db_id: DbId, data_dir: &Path, node_id: NodeId, role: Role) -> Self {
+        Config {
+            name: name.to_owned(),
+            db_id,
+            data_dir: data_dir.to_owned(),
+            node_id,
+            site: String::new(),
+            role,
+            listen: Listen::default(),
+            batch: BatchConfig::default(),
+            retention: Retention::default(),
+            logging: Logging::default(),
+            limits: Limits::default(),
+            upstream: Upstream::default(),
+            root: Root::default(),
+            tls: Tls::default(),
+            insecure: Insecure::default(),
+        }
+    }
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}

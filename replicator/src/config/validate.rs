@@ -1,0 +1,189 @@
+//! Bounds and relations of a configuration.
+
+use quicksilver_format::limits::{BATCH_HARD_MAX_BYTES, NAME_MAX_BYTES, VALUE_HARD_MAX_BYTES};
+
+use super::{Config, Role};
+use crate::net::listen::Address;
+
+const MIB: u64 = 1 << 20;
+/// What a value's key, framing and the batch's own header need beside it, generously.
+pub const BATCH_HEADROOM_BYTES: u64 = 64 << 10;
+/// The map's size is a multiple of the page size of every machine we know.
+const MAP_PAGE_BYTES: u64 = 4096;
+/// Batches that may be in the map beside data and log: the one being written, and the pages
+/// that the previous ones freed and a reader still holds.
+const MAP_SPARE_BATCHES: u64 = 4;
+
+/// A value that is out of its bounds, or contradicts another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct InvalidConfig {
+    /// The key, with its table.
+    pub key: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks bounds and relations.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        self.validate_identity()?;
+        self.validate_sizes()?;
+        self.validate_topology()?;
+        self.validate_transport()
+    }
+
+    fn validate_identity(&self) -> Result<(), InvalidConfig> {
+        const WANTED: &str = "1 to 64 of the characters A-Z a-z 0-9 . _ -";
+        check(is_name(&self.name), "name", || format!("{:?} must be {WANTED}", self.name))?;
+        check(self.site.is_empty() || is_name(&self.site), "site", || {
+            format!("{:?} must be empty or {WANTED}", self.site)
+        })?;
+        check(self.data_dir.is_absolute(), "data_dir", || {
+            format!("{:?} must be an absolute path", self.data_dir)
+        })
+    }
+
+    fn validate_sizes(&self) -> Result<(), InvalidConfig> {
+        let (batch, limits) = (&self.batch, &self.limits);
+        within("limits.max_value_bytes", limits.max_value_bytes, 1, VALUE_HARD_MAX_BYTES as u64)?;
+        within("batch.window_ms", batch.window_ms, 0, 60_000)?;
+        let least = limits.max_value_bytes + BATCH_HEADROOM_BYTES;
+        check(batch.max_bytes >= least, "batch.max_bytes", || {
+            let max = batch.max_bytes;
+            format!("{max} must be at least limits.max_value_bytes + 64 KiB = {least}")
+        })?;
+        within("batch.max_bytes", batch.max_bytes, least, BATCH_HARD_MAX_BYTES as u64)?;
+        within("retention.hours", self.retention.hours, 1, 87_600)?;
+        // Half of the space of 2^64 bytes: the sums below cannot overflow.
+        within("retention.bytes", self.retention.bytes, MIB, 1 << 60)?;
+        within("limits.max_db_bytes", limits.max_db_bytes, MIB, 1 << 60)?;
+        within("limits.max_readers", u64::from(limits.max_readers), 16, 65_536)?;
+        within("limits.max_downstreams", limits.max_downstreams as u64, 0, 100_000)?;
+        within("limits.max_clients", limits.max_clients as u64, 1, 100_000)?;
+        within("root.heartbeat_ms", self.root.heartbeat_ms, 100, 60_000)?;
+        let map = limits.map_bytes;
+        check(map.is_multiple_of(MAP_PAGE_BYTES), "limits.map_bytes", || {
+            format!("{map} must be a multiple of {MAP_PAGE_BYTES}")
+        })?;
+        let least =
+            limits.max_db_bytes + self.retention.bytes + MAP_SPARE_BATCHES * batch.max_bytes;
+        check(map >= least, "limits.map_bytes", || {
+            format!(
+                "{map} must be at least limits.max_db_bytes + retention.bytes + \
+                 {MAP_SPARE_BATCHES} x batch.max_bytes = {least}"
+            )
+        })
+    }
+
+    fn validate_topology(&self) -> Result<(), InvalidConfig> {
+        check(self.root.peers.is_empty(), "root.peers", || {
+            "must be empty: this release has a single root, groups come later".to_owned()
+        })?;
+        let upstreams = self.upstream.primary.len() + self.upstream.secondary.len();
+        match self.role {
+            Role::Root => check(upstreams == 0, "upstream", || {
+                "a root follows nobody: remove the addresses, or set role = \"relay\"".to_owned()
+            }),
+            Role::Relay => check(upstreams > 0, "upstream.primary", || {
+                "a relay needs at least one address in upstream.primary or upstream.secondary"
+                    .to_owned()
+            }),
+        }
+    }
+
+    fn validate_transport(&self) -> Result<(), InvalidConfig> {
+        let tls = &self.tls;
+        check(tls.cert.is_none() && tls.key.is_none() && tls.ca.is_none(), "tls", || {
+            "TLS is not in this release: remove the table; over a network, protect the port \
+             otherwise and set insecure.plaintext = true"
+                .to_owned()
+        })?;
+        if self.insecure.plaintext {
+            return Ok(());
+        }
+        let exposed = |address: &&Address| !address.is_local();
+        let replication = self.listen.replication.iter().map(|a| ("listen.replication", a));
+        let primary = self.upstream.primary.iter().map(|a| ("upstream.primary", a));
+        let secondary = self.upstream.secondary.iter().map(|a| ("upstream.secondary", a));
+        match replication.chain(primary).chain(secondary).find(|(_, a)| exposed(a)) {
+            None => Ok(()),
+            Some((key, address)) => Err(InvalidConfig {
+                key,
+                problem: format!(
+                    "\"{address}\" would carry data in plain text over a network; set \
+                     insecure.plaintext = true to allow it"
+                ),
+            }),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=NAME_MAX_BYTES).contains(&text.len()) && text.chars().all(legal)
+}
+
+fn check(
+    holds: bool,
+    key: &'static str,
+    problem: impl FnOnce() -> String,
+) -> Result<(), InvalidConfig> {
+    if holds { Ok(()) } else { Err(InvalidConfig { key, problem: problem() }) }
+}
+
+fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), InvalidConfig> {
+    check((least..=most).contains(&value), key, || {
+        format!("{value} must be between {least} and {most}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use std::path::{Path, PathBuf};
+
+    use quicksilver_format::{DbId, NodeId};
+
+    use super::*;
+
+    fn example(role: Role) -> Config {
+        let node_id = NodeId::new("ams-1").unwrap();
+        Config::example("dns", DbId::random(), Path::new("/var/lib/qs/dns"), node_id, role)
+    }
+
+    #[test]
+    fn bounds_and_relations() {
+        type Change = fn(&mut Config);
+        let wrong: [(&str, Change); 16] = [
+            ("name", |c| c.name = "a b".to_owned()),
+            ("site", |c| c.site = "ä".to_owned()),
+            ("data_dir", |c| c.data_dir = PathBuf::from("data")),
+            ("limits.max_value_bytes", |c| c.limits.max_value_bytes = 0),
+            ("limits.max_value_bytes", |c| c.limits.max_value_bytes = (256 << 20) + 1),
+            ("batch.max_bytes", |c| c.batch.max_bytes = 16 << 20),
+            ("batch.max_bytes", |c| c.batch.max_bytes = 1 << 30),
+            ("batch.window_ms", |c| c.batch.window_ms = 60_001),
+            ("retention.hours", |c| c.retention.hours = 0),
+            ("limits.map_bytes", |c| c.limits.map_bytes = (16 << 30) + 1),
+            ("limits.map_bytes", |c| c.limits.map_bytes = 8 << 30),
+            ("limits.max_readers", |c| c.limits.max_readers = 1),
+            ("root.peers", |c| c.root.peers = vec!["localhost:1".parse().unwrap()]),
+            ("upstream", |c| c.upstream.primary = vec!["localhost:1".parse().unwrap()]),
+            ("tls", |c| c.tls.ca = Some(PathBuf::from("/ca"))),
+            ("listen.replication", |c| c.listen.replication = "0.0.0.0:1".parse().ok()),
+        ];
+        for (key, change) in wrong {
+            let mut config = example(Role::Root);
+            config.validate().unwrap();
+            change(&mut config);
+            assert_eq!(config.validate().unwrap_err().key, key);
+        }
+        assert_eq!(example(Role::Relay).validate().unwrap_err().key, "upstream.primary");
+        let mut relay = example(Role::Relay);
+        relay.upstream.secondary = vec!["root.example:7000".parse().unwrap()];
+        assert_eq!(relay.validate().unwrap_err().key, "upstream.secondary");
+        relay.insecure.plaintext = true;
+        relay.validate().unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! What follows from a commit: the feed, the figures, and what `/status` says went wrong.
+
+use std::sync::Arc;
+
+use quicksilver_format::{Batch, ControlRecord, Heartbeat, HistoryId, Position};
+
+use super::node::LastError;
+use super::replica_log::{DurableCell, note_commit, note_history};
+use crate::metrics;
+use crate::net::replication::Feed;
+use crate::root::finalize::FinalizeError;
+use crate::root::sequencer::Outlet;
+use crate::store::writer::Observer;
+use crate::store::{Committed, StoreError};
+
+/// What both kinds of writer's thread do after a commit, and when there is none.
+pub(super) struct Aftermath {
+    /// From which downstreams are served.
+    pub(super) feed: Arc<Feed>,
+    /// What is durable, for the sessions.
+    pub(super) durable: DurableCell,
+    /// For `/status`.
+    pub(super) last_error: LastError,
+    /// Ends the process.
+    pub(super) fail: Box<dyn Fn() + Send>,
+}
+
+impl Aftermath {
+    fn committed(&self, committed: &Committed) {
+        note_commit(&self.durable, committed.state);
+        self.feed.committed(committed.state.log.last);
+        metrics::committed(committed);
+    }
+
+    fn refused(&self, error: &dyn std::fmt::Display) {
+        metrics::commit_failed();
+        self.last_error.set(error);
+        tracing::error!(%error, "nothing was stored; free space, or raise limits.map_bytes");
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) {
+        metrics::commit_failed();
+        self.last_error.set(error);
+        tracing::error!(%error, "the storage failed; the process ends to open it anew");
+        (self.fail)();
+    }
+}
+
+/// After the root's sequencer.
+pub(super) struct RootOutlet(pub(super) Aftermath);
+
+impl Outlet for RootOutlet {
+    fn batch(&mut self, batch: Batch, committed: &Committed) {
+        let feed = &self.0.feed;
+        // Nobody resets a root's feed, and only this thread pushes.
+        if let Err(e) = feed.push_batch(feed.state().epoch, &batch, || {}) {
+            tracing::error!(error = %e, "the feed begins anew");
+            feed.reset(committed.state.log.last);
+        }
+        self.0.committed(committed);
+    }
+
+    fn control(&mut self, record: ControlRecord) {
+        let feed = &self.0.feed;
+        if let Err(e) = feed.push_control(feed.state().epoch, record, || {}) {
+            tracing::warn!(error = %e, "a control record was not passed on");
+        }
+    }
+
+    fn refused(&mut self, error: &FinalizeError) {
+        self.0.refused(error);
+    }
+
+    fn failed(&mut self, error: &FinalizeError) {
+        self.0.failed(error);
+    }
+}
+
+/// After a relay's writer.
+pub(super) struct ReplicaOutlet(pub(super) Aftermath);
+
+impl Observer for ReplicaOutlet {
+    fn committed(&mut self, committed: &Committed) {
+        self.0.committed(committed);
+    }
+
+    fn heartbeat(&mut self, _: Heartbeat) {}
+
+    fn waiting_for_space(&mut self, error: &StoreError) {
+        self.0.refused(error);
+    }
+
+    fn out_of_step(&mut self, error: &StoreError, end: Position) {
+        self.0.refused(error);
+        self.0.feed.reset(end);
+    }
+
+    fn history_adopted(&mut self, history: HistoryId, end: Position) {
+        note_history(&self.0.durable, history);
+        self.0.feed.committed(end);
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        self.0.failed(error);
+    }
+}

@@ -1,0 +1,256 @@
+//! Wires the replication sessions: whom this node follows, and who follows it.
+
+use std::future::Future;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quicksilver_format::status::NodeState;
+use quicksilver_format::{Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
+use quicksilver_protocol::{Deadlines, Lineage};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::replica_log::StoredLog;
+use crate::config::{Config, Role};
+use crate::net::listen::Listener;
+use crate::net::node::{DownstreamStatus, UpstreamStatus};
+use crate::net::replication::{
+    self, BatchSink, Downstreams, Feed, FeedLimits, FollowContext, NetDial, NodeName, ReplicaLog,
+    ServeContext, UpstreamState, Upstreams, serve_downstream,
+};
+use crate::store::Store;
+use crate::store::writer::Command;
+
+/// Towards the writer's thread.
+#[derive(Debug, Clone)]
+struct WriterSink(Sender<Command>);
+
+impl WriterSink {
+    fn send(&self, command: Command) {
+        // A writer that has ended has said why, and the process is about to end.
+        let _ = self.0.send(command);
+    }
+}
+
+impl BatchSink for WriterSink {
+    fn apply(&self, batch: Batch) {
+        self.send(Command::Apply(batch));
+    }
+
+    fn adopt_history(&self, history: HistoryId) {
+        self.send(Command::AdoptHistory(history));
+    }
+
+    fn control(&self, record: ControlRecord) {
+        if let Ok(Some(heartbeat)) = Heartbeat::from_record(&record) {
+            self.send(Command::Heartbeat(heartbeat));
+        }
+    }
+}
+
+/// What replication needs for as long as the process lives.
+pub(super) struct Replication {
+    name: NodeName,
+    role: Role,
+    upstreams: Upstreams,
+    log: Arc<dyn ReplicaLog>,
+    feed: Arc<Feed>,
+    downstreams: Arc<Downstreams>,
+    lineage: watch::Sender<Lineage>,
+    upstream: watch::Sender<replication::UpstreamStatus>,
+    writer: Mutex<Option<WriterSink>>,
+}
+
+impl Replication {
+    pub(super) fn new(
+        config: &Config,
+        process_id: ProcessId,
+        log: StoredLog,
+        store: &Store,
+    ) -> Self {
+        let name =
+            NodeName { node_id: config.node_id.clone(), site: config.site.clone(), process_id };
+        let me = name.local(store.identity());
+        let lineage = match config.role {
+            Role::Root => {
+                let client = config.listen.client.as_ref().map(ToString::to_string);
+                Lineage::root(&me, client.unwrap_or_default())
+            }
+            Role::Relay => Lineage::orphan(&me, String::new()),
+        };
+        Replication {
+            name,
+            role: config.role,
+            upstreams: Upstreams {
+                primary: config.upstream.primary.clone(),
+                secondary: config.upstream.secondary.clone(),
+            },
+            log: Arc::new(log),
+            feed: Arc::new(Feed::new(FeedLimits::default(), store.end())),
+            downstreams: Downstreams::new(config.limits.max_downstreams),
+            lineage: watch::Sender::new(lineage),
+            upstream: watch::Sender::new(replication::UpstreamStatus::new()),
+            writer: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn feed(&self) -> Arc<Feed> {
+        self.feed.clone()
+    }
+
+    /// Where batches from the upstream go.
+    pub(super) fn attach_writer(&self, commands: Sender<Command>) {
+        let sink = Some(WriterSink(commands));
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = sink;
+    }
+
+    /// What clients and operators see of it.
+    pub(super) fn view(&self) -> ReplicationView {
+        ReplicationView {
+            role: self.role,
+            downstreams: self.downstreams.clone(),
+            lineage: self.lineage.subscribe(),
+            upstream: self.upstream.subscribe(),
+        }
+    }
+
+    /// Accepts downstreams until told to stop.
+    pub(super) fn serve(
+        &self,
+        listener: Listener,
+        mut stopped: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let context = ServeContext {
+            name: self.name.clone(),
+            log: self.log.clone(),
+            feed: self.feed.clone(),
+            lineage: self.lineage.subscribe(),
+            downstreams: self.downstreams.clone(),
+            deadlines: Deadlines::default(),
+            shutdown: stopped.clone(),
+        };
+        async move {
+            let mut sessions = JoinSet::new();
+            loop {
+                let stream = tokio::select! {
+                    stream = listener.accept_patiently() => stream,
+                    Some(_) = sessions.join_next(), if !sessions.is_empty() => continue,
+                    _ = stopped.wait_for(|stopping| *stopping) => break,
+                };
+                let (peer, context) = (stream.peer(), context.clone());
+                sessions.spawn(async move {
+                    serve_downstream(stream, peer, context).await;
+                });
+            }
+            drop(listener);
+            while sessions.join_next().await.is_some() {}
+        }
+    }
+
+    /// Follows the upstreams until told to stop.
+    pub(super) fn follow(
+        &self,
+        stopped: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let sink = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let upstreams = self.upstreams.clone();
+        let (name, log, feed) = (self.name.clone(), self.log.clone(), self.feed.clone());
+        let (lineage, status) = (self.lineage.clone(), self.upstream.clone());
+        async move {
+            let Some(sink) = sink else { return };
+            let states = tokio::spawn(publish_state(status.subscribe(), sink.clone()));
+            let context = FollowContext {
+                name,
+                log,
+                feed,
+                sink: Arc::new(sink),
+                lineage,
+                status,
+                dial: NetDial,
+                deadlines: Deadlines::default(),
+            };
+            replication::follow(upstreams, context, stopped).await;
+            states.abort();
+        }
+    }
+}
+
+/// Keeps the status page's state to what the upstream's session says.
+async fn publish_state(
+    mut upstream: watch::Receiver<replication::UpstreamStatus>,
+    sink: WriterSink,
+) {
+    let mut published = None;
+    loop {
+        let state = match upstream.borrow_and_update().state {
+            UpstreamState::Following => NodeState::Following,
+            UpstreamState::Diverged => NodeState::Diverged,
+            UpstreamState::Disconnected
+            | UpstreamState::WrongDatabase
+            | UpstreamState::NeedsSnapshot { .. }
+            | UpstreamState::Idle => NodeState::Disconnected,
+        };
+        if published != Some(state) {
+            sink.send(Command::SetState(state));
+            published = Some(state);
+        }
+        if upstream.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What clients and operators see of replication.
+pub(super) struct ReplicationView {
+    role: Role,
+    downstreams: Arc<Downstreams>,
+    lineage: watch::Receiver<Lineage>,
+    upstream: watch::Receiver<replication::UpstreamStatus>,
+}
+
+impl ReplicationView {
+    /// The client address of the root, as far as it is known.
+    pub(super) fn root_client(&self) -> Option<String> {
+        Some(self.lineage.borrow().root_client.clone()).filter(|address| !address.is_empty())
+    }
+
+    /// Who is followed; `None` at a root.
+    pub(super) fn upstream(&self) -> Option<UpstreamStatus> {
+        if self.role == Role::Root {
+            return None;
+        }
+        let upstream = self.upstream.borrow();
+        let path = upstream.lineage.iter().flat_map(|lineage| &lineage.path);
+        Some(UpstreamStatus {
+            address: upstream.address.as_ref().map(ToString::to_string).unwrap_or_default(),
+            connected: upstream.is_connected(),
+            node_id: upstream.node_id.as_ref().map(ToString::to_string),
+            path: path.map(|hop| hop.node_id.to_string()).collect(),
+            last_error: upstream.last_error.clone(),
+        })
+    }
+
+    /// Who follows.
+    pub(super) fn downstreams(&self) -> Vec<DownstreamStatus> {
+        let list = self.downstreams.list();
+        list.into_iter()
+            .filter_map(|downstream| {
+                Some(DownstreamStatus {
+                    node_id: downstream.node_id?.to_string(),
+                    address: downstream.peer,
+                    index: downstream.applied.get(),
+                })
+            })
+            .collect()
+    }
+
+    /// Direct downstreams that have applied everything up to `index`.
+    pub(super) fn replicas_at(&self, index: Index) -> usize {
+        self.downstreams.count_with(index)
+    }
+
+    /// Changes whenever [`Self::replicas_at`] may have.
+    pub(super) fn progress(&self) -> watch::Receiver<u64> {
+        self.downstreams.progress()
+    }
+}

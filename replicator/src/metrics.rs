@@ -1,0 +1,113 @@
+//! Every metric: its name, what it says, its unit and its buckets. Nothing else names one.
+//!
+//! All carry the label `db`.
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::store::Committed;
+
+const BUILD_INFO: &str = "quicksilver_build_info";
+const LAST_INDEX: &str = "quicksilver_last_index";
+const OLDEST_INDEX: &str = "quicksilver_oldest_index";
+const KEYS: &str = "quicksilver_keys";
+const DATA_BYTES: &str = "quicksilver_data_bytes";
+const APPLIED_ENTRIES: &str = "quicksilver_applied_entries_total";
+const APPLIED_BYTES: &str = "quicksilver_applied_bytes_total";
+const APPLIED_BATCHES: &str = "quicksilver_applied_batches_total";
+const COMMIT_SECONDS: &str = "quicksilver_commit_duration_seconds";
+const COMMIT_ENTRIES: &str = "quicksilver_commit_entries";
+const COMMIT_FAILURES: &str = "quicksilver_commit_failures_total";
+const UPSTREAM_CONNECTED: &str = "quicksilver_upstream_connected";
+const HEARTBEAT_LAG: &str = "quicksilver_heartbeat_lag_seconds";
+const CLOCK_BEHIND: &str = "quicksilver_clock_behind_root";
+const DOWNSTREAMS: &str = "quicksilver_downstreams";
+
+/// Seconds: from an idle SSD to a disk in trouble.
+const SECONDS_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Entries: from a lone write to a merge of everything that was missed.
+const ENTRIES_BUCKETS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0];
+
+/// Installs the recorder of this process and describes every metric.
+pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .add_global_label("db", db)
+        .set_buckets_for_metric(Matcher::Full(COMMIT_SECONDS.into()), SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(COMMIT_ENTRIES.into()), ENTRIES_BUCKETS)?
+        .install_recorder()?;
+    describe_gauge!(BUILD_INFO, "Always 1; the label `version` names the program");
+    describe_gauge!(LAST_INDEX, "Index of the last entry that is durable here");
+    describe_gauge!(OLDEST_INDEX, "Oldest index that is still in the log");
+    describe_gauge!(KEYS, "Live keys");
+    describe_gauge!(DATA_BYTES, Unit::Bytes, "Bytes of live keys and values");
+    describe_counter!(APPLIED_ENTRIES, "Entries applied since the start");
+    describe_counter!(APPLIED_BYTES, Unit::Bytes, "Bytes of entries applied since the start");
+    describe_counter!(APPLIED_BATCHES, "Batches applied since the start");
+    describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "How long a durable commit took");
+    describe_histogram!(COMMIT_ENTRIES, "Entries in one durable commit");
+    describe_counter!(COMMIT_FAILURES, "Commits that failed or found no space");
+    describe_gauge!(UPSTREAM_CONNECTED, "1 while a session with an upstream lives, else 0");
+    describe_gauge!(
+        HEARTBEAT_LAG,
+        Unit::Seconds,
+        "Local clock minus the last heartbeat that counts here, at least 0"
+    );
+    describe_gauge!(CLOCK_BEHIND, "1 while the local clock is behind the last heartbeat");
+    describe_gauge!(DOWNSTREAMS, "Downstreams with a live session");
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    counter!(COMMIT_FAILURES).absolute(0);
+    Ok(handle)
+}
+
+/// After a commit.
+pub fn committed(committed: &Committed) {
+    counter!(APPLIED_ENTRIES).increment(committed.entries);
+    counter!(APPLIED_BYTES).increment(committed.payload_bytes);
+    counter!(APPLIED_BATCHES).increment(committed.batches as u64);
+    histogram!(COMMIT_SECONDS).record(committed.duration.as_secs_f64());
+    histogram!(COMMIT_ENTRIES).record(committed.entries as f64);
+}
+
+/// After a commit that failed.
+pub fn commit_failed() {
+    counter!(COMMIT_FAILURES).increment(1);
+}
+
+/// What is looked up when somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauges {
+    /// Last index.
+    pub index: u64,
+    /// Oldest index in the log.
+    pub oldest_index: u64,
+    /// Live keys.
+    pub keys: u64,
+    /// Bytes of live keys and values.
+    pub data_bytes: u64,
+    /// Whether a session with an upstream lives; `None` at a root.
+    pub upstream_connected: Option<bool>,
+    /// Local clock minus last heartbeat, negative when the local clock is behind; `None` before
+    /// the first.
+    pub lag_seconds: Option<f64>,
+    /// Downstreams with a live session.
+    pub downstreams: usize,
+}
+
+/// Sets them, before rendering.
+pub fn set(gauges: &Gauges) {
+    gauge!(LAST_INDEX).set(gauges.index as f64);
+    gauge!(OLDEST_INDEX).set(gauges.oldest_index as f64);
+    gauge!(KEYS).set(gauges.keys as f64);
+    gauge!(DATA_BYTES).set(gauges.data_bytes as f64);
+    gauge!(DOWNSTREAMS).set(gauges.downstreams as f64);
+    if let Some(connected) = gauges.upstream_connected {
+        gauge!(UPSTREAM_CONNECTED).set(f64::from(u8::from(connected)));
+    }
+    if let Some(lag) = gauges.lag_seconds {
+        gauge!(HEARTBEAT_LAG).set(lag.max(0.0));
+        gauge!(CLOCK_BEHIND).set(f64::from(u8::from(lag < 0.0)));
+    }
+}

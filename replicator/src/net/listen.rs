@@ -1,0 +1,557 @@
+//! Addresses, streams, listeners, and the sockets that systemd hands over.
+//!
+//! Invariants:
+//! * a Unix socket file is removed only when it is a socket and nobody answers on it;
+//! * every accepted or connected TCP stream has TCP_NODELAY: the protocols send whole messages;
+//! * handed-over sockets are taken once, by name, and none is ever ignored.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Longest path of a Unix socket: `sockaddr_un` has 108 bytes, one of them the final zero.
+const UNIX_PATH_MAX_BYTES: usize = 107;
+/// Owner and group may connect.
+const UNIX_MODE: u32 = 0o660;
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to listen or connect: `host:port`, `[v6]:port` or `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP.
+    Tcp {
+        /// A name or an IP address, without brackets.
+        host: String,
+        /// The port; 0 lets the kernel choose when listening.
+        port: u16,
+    },
+    /// A Unix socket's path.
+    Unix(PathBuf),
+}
+
+/// A text that is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no address: {problem}; expected \"host:port\", \"[v6]:port\" or \"unix:PATH\""
+)]
+pub struct AddressError {
+    text: String,
+    problem: &'static str,
+}
+
+impl Address {
+    /// Whether nothing outside this machine can be at the other end.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Address::Unix(_) => true,
+            Address::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = |problem| AddressError { text: text.to_owned(), problem };
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() || path.contains('\0') {
+                return Err(wrong("the path is empty or holds a zero byte"));
+            }
+            if path.len() > UNIX_PATH_MAX_BYTES {
+                return Err(wrong("the path of a Unix socket has at most 107 bytes"));
+            }
+            return Ok(Address::Unix(PathBuf::from(path)));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("there is no port"))?;
+        let port = port.parse().map_err(|_| wrong("the port is no number below 65536"))?;
+        let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+            Some(Some(v6)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
+            Some(_) => return Err(wrong("between the brackets is no IPv6 address")),
+            None if host.contains(':') => return Err(wrong("an IPv6 address needs brackets")),
+            None => host,
+        };
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
+            return Err(wrong("there is no host"));
+        }
+        Ok(Address::Tcp { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Tcp { host: address.ip().to_string(), port: address.port() }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Connects. The caller sets the deadline.
+    pub async fn connect(address: &Address) -> io::Result<Stream> {
+        match address {
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        }
+    }
+
+    /// The other end, for logs and status.
+    pub fn peer(&self) -> String {
+        match self {
+            Stream::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|_| "tcp:?".to_owned(), |peer| peer.to_string())
+            }
+            Stream::Unix(stream) => {
+                match stream.peer_cred().ok().and_then(|credentials| credentials.pid()) {
+                    Some(pid) => format!("unix:pid={pid}"),
+                    None => "unix:?".to_owned(),
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds. A Unix socket file on which nobody answers is replaced; one that is alive is
+    /// `AddrInUse`.
+    pub async fn bind(address: &Address) -> io::Result<Listener> {
+        match address {
+            Address::Tcp { host, port } => {
+                Ok(Listener::Tcp(TcpListener::bind((host.as_str(), *port)).await?))
+            }
+            Address::Unix(path) => {
+                let listener = match UnixListener::bind(path) {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        remove_stale_socket(path).await?;
+                        UnixListener::bind(path)?
+                    }
+                    other => other?,
+                };
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(UNIX_MODE))?;
+                Ok(Listener::Unix(listener))
+            }
+        }
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Listener::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+
+    /// The next connection, whatever it takes: an error (usually: no more file descriptors) is
+    /// logged, and after a pause it is tried again.
+    pub async fn accept_patiently(&self) -> Stream {
+        loop {
+            match self.accept().await {
+                Ok(stream) => return stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Where it listens: the real port when the address asked for port 0.
+    pub fn local_address(&self) -> io::Result<Address> {
+        match self {
+            Listener::Tcp(listener) => Ok(listener.local_addr()?.into()),
+            Listener::Unix(listener) => {
+                let address = listener.local_addr()?;
+                Ok(Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned()))
+            }
+        }
+    }
+}
+
+async fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    let in_use = || io::Error::new(io::ErrorKind::AddrInUse, "another process listens there");
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        let what = "the path exists and is no socket";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        _ => Err(in_use()),
+    }
+}
+
+/// What a socket is for; also its name in systemd's `FileDescriptorName=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketName {
+    /// Downstreams.
+    Replication,
+    /// Clients, RESP.
+    Client,
+    /// Operators, HTTP.
+    Http,
+}
+
+impl SocketName {
+    const ALL: [SocketName; 3] = [SocketName::Replication, SocketName::Client, SocketName::Http];
+
+    /// The name as `FileDescriptorName=` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SocketName::Replication => "replication",
+            SocketName::Client => "client",
+            SocketName::Http => "http",
+        }
+    }
+}
+
+/// Sockets that were handed over and cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketsError {
+    /// The number of names is not the number of sockets.
+    #[error(
+        "sockets handed over: {sockets}, names in LISTEN_FDNAMES: {names}; set \
+         FileDescriptorName=replication, client or http in each .socket unit"
+    )]
+    Unnamed {
+        /// Sockets.
+        sockets: usize,
+        /// Names.
+        names: usize,
+    },
+    /// A name that means nothing here.
+    #[error(
+        "a socket named {name:?} was handed over; set FileDescriptorName=replication, client or \
+         http in its .socket unit"
+    )]
+    UnknownName {
+        /// The name.
+        name: String,
+    },
+    /// Not a listening stream socket.
+    #[error(
+        "the socket named {name:?} that was handed over is no listening TCP or Unix socket: {source}"
+    )]
+    WrongKind {
+        /// The name.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug)]
+enum HandedOver {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// The sockets that systemd (or systemd-socket-activate) handed over.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    held: Vec<(SocketName, HandedOver)>,
+}
+
+impl Sockets {
+    /// Takes them. Call it once, before any thread starts: it clears environment variables, and
+    /// a second call finds none.
+    pub fn take() -> Result<Sockets, SocketsError> {
+        // listenfd ignores the names and clears the variables: read them first.
+        let names = std::env::var("LISTEN_FDNAMES").ok();
+        let mut fds = listenfd::ListenFd::from_env();
+        let names = socket_names(names.as_deref(), fds.len())?;
+        let mut held = Vec::with_capacity(names.len());
+        for (position, name) in names.into_iter().enumerate() {
+            let wrong = |source| SocketsError::WrongKind { name: name.as_str(), source };
+            let socket = match fds.take_tcp_listener(position) {
+                Ok(Some(listener)) => HandedOver::Tcp(listener),
+                Ok(None) => continue,
+                Err(_) => match fds.take_unix_listener(position).map_err(wrong)? {
+                    Some(listener) => HandedOver::Unix(listener),
+                    None => continue,
+                },
+            };
+            held.push((name, socket));
+        }
+        Ok(Sockets { held })
+    }
+
+    /// Whether any were handed over that have not been used yet.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The listeners for one purpose: those handed over under its name (there may be several),
+    /// otherwise the configured address, bound now. Needs a runtime.
+    pub async fn listeners(
+        &mut self,
+        name: SocketName,
+        configured: Option<&Address>,
+    ) -> io::Result<Vec<Listener>> {
+        let (taken, rest) = std::mem::take(&mut self.held).into_iter().partition(|s| s.0 == name);
+        self.held = rest;
+        let taken: Vec<(SocketName, HandedOver)> = taken;
+        if taken.is_empty() {
+            return match configured {
+                Some(address) => Ok(vec![bind_named(name, address).await?]),
+                None => Ok(Vec::new()),
+            };
+        }
+        taken.into_iter().map(|(_, socket)| socket.into_listener()).collect()
+    }
+}
+
+async fn bind_named(name: SocketName, address: &Address) -> io::Result<Listener> {
+    Listener::bind(address).await.map_err(|error| {
+        let what = format!("listen.{} = \"{address}\": {error}", name.as_str());
+        io::Error::new(error.kind(), what)
+    })
+}
+
+impl HandedOver {
+    fn into_listener(self) -> io::Result<Listener> {
+        match self {
+            HandedOver::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Listener::Tcp(TcpListener::from_std(listener)?))
+            }
+            HandedOver::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Listener::Unix(UnixListener::from_std(listener)?))
+            }
+        }
+    }
+}
+
+fn socket_names(names: Option<&str>, sockets: usize) -> Result<Vec<SocketName>, SocketsError> {
+    if sockets == 0 {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = match names {
+        Some(names) if !names.is_empty() => names.split(':').collect(),
+        _ => Vec::new(),
+    };
+    if names.len() != sockets {
+        return Err(SocketsError::Unnamed { sockets, names: names.len() });
+    }
+    let known = |name: &str| {
+        SocketName::ALL
+            .into_iter()
+            .find(|known| known.as_str() == name)
+            .ok_or_else(|| SocketsError::UnknownName { name: name.to_owned() })
+    };
+    names.into_iter().map(known).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn addresses_round_trip() {
+        for text in ["127.0.0.1:7000", "[::1]:7000", "root.example:0", "unix:/run/qs/client.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        let long = format!("unix:/{}", "x".repeat(107));
+        for bad in
+            ["", ":1", "host", "host:", "host:65536", "::1:70", "[x]:1", "unix:", "a b:1", &long]
+        {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn local_is_loopback_or_unix() {
+        for (text, local) in [
+            ("127.0.0.9:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("unix:/x", true),
+            ("0.0.0.0:1", false),
+            ("10.0.0.1:1", false),
+            ("root.example:1", false),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().is_local(), local, "{text}");
+        }
+    }
+
+    #[test]
+    fn handed_over_sockets_need_known_names() {
+        let names = socket_names(Some("client:http:client"), 3).unwrap();
+        assert_eq!(names, [SocketName::Client, SocketName::Http, SocketName::Client]);
+        assert!(socket_names(None, 0).unwrap().is_empty());
+        let error = socket_names(None, 1).unwrap_err().to_string();
+        assert!(error.contains("FileDescriptorName="), "{error}");
+        let error = socket_names(Some("quicksilverd.socket"), 1).unwrap_err().to_string();
+        assert!(error.contains("quicksilverd.socket") && error.contains("FileDescriptorName="));
+        assert!(matches!(
+            socket_names(Some("client"), 2),
+            Err(SocketsError::Unnamed { sockets: 2, names: 1 })
+        ));
+    }
+
+    async fn echo_once(address: &Address) {
+        let listener = Listener::bind(address).await.unwrap();
+        let at = listener.local_address().unwrap();
+        let mut client = Stream::connect(&at).await.unwrap();
+        let mut server = listener.accept().await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        server.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+        assert!(!server.peer().is_empty());
+    }
+
+    #[tokio::test]
+    async fn streams_of_both_kinds() {
+        echo_once(&"127.0.0.1:0".parse().unwrap()).await;
+        let dir = tempfile::tempdir().unwrap();
+        echo_once(&Address::Unix(dir.path().join("s"))).await;
+    }
+
+    #[tokio::test]
+    async fn only_a_stale_socket_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let address = Address::Unix(path.clone());
+        let alive = Listener::bind(&address).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, UNIX_MODE);
+        let error = Listener::bind(&address).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(alive);
+        Listener::bind(&address).await.unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"precious").unwrap();
+        assert!(Listener::bind(&Address::Unix(file.clone())).await.is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    }
+
+    #[tokio::test]
+    async fn without_handed_over_sockets_the_configuration_counts() {
+        let mut sockets = Sockets::default();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let bound = sockets.listeners(SocketName::Client, Some(&address)).await.unwrap();
+        assert_eq!(bound.len(), 1);
+        assert!(sockets.listeners(SocketName::Http, None).await.unwrap().is_empty());
+    }
+}

@@ -1,0 +1,231 @@
+//! The traits through which this layer serves a node.
+//!
+//! Invariants an implementation keeps:
+//! * reads are of committed data and never go back in time;
+//! * [`WritePath::submit`] orders transactions by the order of its calls, and the answer it
+//!   promises is given only when the transaction is durable.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use quicksilver_format::Index;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::root::request::{Answer, OpAnswer, Transaction, TxOp, WriteError};
+
+/// A future that can be kept anywhere.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// The promise of an answer, given once the transaction is in the queue.
+pub type Promise = BoxFuture<'static, Result<Answer, WriteError>>;
+
+/// A read that could not be answered. A missing key is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ReadError {
+    /// What happened, for a human.
+    pub message: String,
+    /// What is stored is not what was written; otherwise the read may work later.
+    pub corrupt: bool,
+}
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Its position.
+    pub index: Index,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The value that was set, or `None` for a DEL.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What every node can do for a client. Calls are short and may be made on an async thread.
+pub trait Node: Send + Sync + 'static {
+    /// A key's value.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError>;
+
+    /// The length of a key's value in bytes.
+    fn value_length(&self, key: &[u8]) -> Result<Option<u64>, ReadError>;
+
+    /// Answers several reads ([`TxOp::Get`] and [`TxOp::Length`]) from one snapshot, or refuses
+    /// when the values together exceed `max_bytes`.
+    ///
+    /// The default reads one after the other, without a snapshot: a node overrides it.
+    fn read_many(&self, reads: &[TxOp], max_bytes: usize) -> Result<Vec<OpAnswer>, ReadError> {
+        let mut held_bytes = 0;
+        let mut answers = Vec::with_capacity(reads.len());
+        for read in reads {
+            answers.push(match read {
+                TxOp::Get { key } => {
+                    let value = self.get(key)?;
+                    held_bytes += value.as_ref().map_or(0, Vec::len);
+                    if held_bytes > max_bytes {
+                        return Err(ReadError::reply_too_large(max_bytes));
+                    }
+                    OpAnswer::Value(value.map(Bytes::from))
+                }
+                TxOp::Length { key } => OpAnswer::Length(self.value_length(key)?),
+                TxOp::Set { .. } | TxOp::Del { .. } => return Err(ReadError::not_a_read()),
+            });
+        }
+        Ok(answers)
+    }
+
+    /// At most `limit` keys that begin with `prefix`, in key order, after `after`.
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, ReadError>;
+
+    /// At most `limit` entries of the log from `from` on. It stops after the entry with which
+    /// keys and values together reach `max_bytes`. Asking for entries that were collected is an
+    /// error that names the oldest index; asking past the end gives none.
+    fn log(&self, from: Index, limit: usize, max_bytes: usize) -> Result<Vec<LogLine>, ReadError>;
+
+    /// Live keys.
+    fn key_count(&self) -> u64;
+
+    /// The last index applied.
+    fn index(&self) -> Index;
+
+    /// Where writes go, on a node that accepts them.
+    fn writes(&self) -> Option<&dyn WritePath>;
+
+    /// The client address of the root, for those who write to the wrong node.
+    fn root_client(&self) -> Option<String>;
+
+    /// Whether the node has no data yet and is fetching its first: reads are then refused with
+    /// `-LOADING`.
+    fn loading(&self) -> bool {
+        false
+    }
+
+    /// What `/status` shows.
+    fn status(&self) -> NodeStatus;
+
+    /// Whether it should be sent traffic; otherwise why not.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Whether it works at all; otherwise why a restart would help.
+    fn live(&self) -> Result<(), String>;
+
+    /// The metrics as Prometheus text.
+    fn metrics(&self) -> String;
+
+    /// Direct downstreams that have applied everything up to `index`.
+    fn replicas_at(&self, index: Index) -> usize;
+
+    /// Changes whenever [`Node::replicas_at`] may have.
+    fn progress(&self) -> watch::Receiver<u64>;
+}
+
+impl ReadError {
+    /// The refusal of [`Node::read_many`].
+    pub fn reply_too_large(max_bytes: usize) -> Self {
+        ReadError {
+            message: format!("the reply would exceed {max_bytes} bytes; ask for fewer keys"),
+            corrupt: false,
+        }
+    }
+
+    /// A write where only reads are answered.
+    pub fn not_a_read() -> Self {
+        ReadError { message: "a write among reads".to_owned(), corrupt: false }
+    }
+}
+
+/// What writes are held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteLimits {
+    /// Longest value, `limits.max_value_bytes`.
+    pub max_value_bytes: usize,
+    /// Most bytes of one transaction.
+    pub max_bytes: usize,
+    /// Most steps of one transaction.
+    pub max_ops: usize,
+}
+
+/// The way into the root's sequencer.
+pub trait WritePath: Send + Sync {
+    /// Puts a transaction into the queue. The outer future waits for room and resolves when the
+    /// transaction has its place, so calls awaited one after the other keep their order; the
+    /// inner one resolves when it is durable. Dropping the inner one does not undo anything.
+    fn submit<'a>(&'a self, transaction: Transaction)
+    -> BoxFuture<'a, Result<Promise, WriteError>>;
+
+    /// What a transaction is held to.
+    fn limits(&self) -> WriteLimits;
+}
+
+/// `/status`, `QS.STATUS` and `qsctl status --json`. The names are public.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The database's name.
+    pub name: String,
+    /// Its identity.
+    pub db_id: String,
+    /// This node.
+    pub node_id: String,
+    /// `root` or `relay`.
+    pub role: String,
+    /// See `quicksilver_format::status::NodeState::name`.
+    pub state: String,
+    /// Of the program.
+    pub version: String,
+    /// The last index applied.
+    pub index: u64,
+    /// Running hash there, lower-case hex.
+    pub hash: String,
+    /// State digest there, lower-case hex.
+    pub digest: String,
+    /// Live keys.
+    pub keys: u64,
+    /// The LMDB environment that is served.
+    pub generation: u64,
+    /// Age of the last counted heartbeat; `null` before the first.
+    pub lag_seconds: Option<f64>,
+    /// Who is followed; `null` at a root.
+    pub upstream: Option<UpstreamStatus>,
+    /// Who follows.
+    pub downstreams: Vec<DownstreamStatus>,
+    /// The process.
+    pub pid: u32,
+    /// The database's past.
+    pub history: String,
+    /// The oldest entry still in the log; one past `index` when the log is empty.
+    pub oldest_index: u64,
+    /// Bytes of live keys and values.
+    pub bytes: u64,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
+}
+
+/// The followed node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its address as configured; empty while none is chosen.
+    pub address: String,
+    /// Whether a session lives.
+    pub connected: bool,
+    /// Who answered there.
+    pub node_id: Option<String>,
+    /// Node ids from the root to the upstream.
+    pub path: Vec<String>,
+    /// Why the last session ended.
+    pub last_error: Option<String>,
+}
+
+/// One following node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DownstreamStatus {
+    /// Its id.
+    pub node_id: String,
+    /// Where it connects from.
+    pub address: String,
+    /// What it has applied.
+    pub index: u64,
+}

@@ -1,0 +1,487 @@
+//! The upstream: dials, drives a [`FollowerSession`], and dials again.
+//!
+//! Invariants:
+//! * a batch goes to the feed (so that downstreams have it at once) and to the writer, in that
+//!   order and under one lock, and only when the feed has room;
+//! * after a reset of the feed the session is dropped, and the next one starts from what is on
+//!   disk;
+//! * losing or refusing an upstream changes nothing about what this node serves.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use quicksilver_format::{Heartbeat, Index, NodeId};
+use quicksilver_protocol::follower::FollowOptions;
+use quicksilver_protocol::{
+    ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
+    FollowerSession, Lineage, Millis, Next, SessionEnd, Start, UpstreamSlot, Welcome,
+};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use super::connection::{Connection, Moved};
+use super::feed::{Epoch, Feed, PushError};
+use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking, heavy};
+use crate::net::listen::{Address, Stream};
+
+/// An upstream whose socket took nothing for so long is given up.
+const STALL: Duration = Duration::from_secs(120);
+
+/// Whom to follow, in the order of the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Upstreams {
+    /// Tried first.
+    pub primary: Vec<Address>,
+    /// Tried when the primaries cannot help; they keep a longer log.
+    pub secondary: Vec<Address>,
+}
+
+impl Upstreams {
+    fn at(&self, slot: UpstreamSlot) -> Option<&Address> {
+        self.primary.iter().chain(&self.secondary).nth(slot.0)
+    }
+}
+
+/// Makes connections; TLS is another implementation.
+pub trait Dial: Send + Sync {
+    /// What a connection is.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+    /// Connects. The caller sets the deadline.
+    fn dial(&self, address: &Address) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// Plain TCP and Unix sockets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NetDial;
+
+impl Dial for NetDial {
+    type Stream = Stream;
+
+    async fn dial(&self, address: &Address) -> io::Result<Stream> {
+        Stream::connect(address).await
+    }
+}
+
+/// How it goes with the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamState {
+    /// There is no session; the next try comes.
+    Disconnected,
+    /// Batches come in as they are made.
+    Following,
+    /// The upstream has another past. Nothing is applied; an operator is needed.
+    Diverged,
+    /// The upstream holds another database. Nothing is applied; an operator is needed.
+    WrongDatabase,
+    /// No upstream has the log this node needs.
+    NeedsSnapshot {
+        /// The oldest entry that any of them has.
+        oldest: Index,
+    },
+    /// There is no upstream in the configuration, or everything asked for has come.
+    Idle,
+}
+
+impl UpstreamState {
+    /// As `/status` and metrics call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UpstreamState::Disconnected => "disconnected",
+            UpstreamState::Following => "following",
+            UpstreamState::Diverged => "diverged",
+            UpstreamState::WrongDatabase => "wrong-database",
+            UpstreamState::NeedsSnapshot { .. } => "needs-snapshot",
+            UpstreamState::Idle => "idle",
+        }
+    }
+}
+
+/// What an operator sees.
+#[derive(Debug, Clone)]
+pub struct UpstreamStatus {
+    /// How it goes.
+    pub state: UpstreamState,
+    /// Who is, or was last, dialled.
+    pub address: Option<Address>,
+    /// Its name, while it is followed.
+    pub node_id: Option<NodeId>,
+    /// Since when it is followed.
+    pub connected_since: Option<SystemTime>,
+    /// Where its log ended at the handshake.
+    pub upstream_index: Option<Index>,
+    /// The newest heartbeat it had at the handshake.
+    pub upstream_heartbeat: Option<Heartbeat>,
+    /// Its place in the tree, while it is followed.
+    pub lineage: Option<Lineage>,
+    /// Why the last session ended, with what to do.
+    pub last_error: Option<String>,
+    /// Sessions that got past the handshake, since the start.
+    pub sessions: u64,
+}
+
+impl UpstreamStatus {
+    /// Before anything has happened.
+    pub fn new() -> Self {
+        UpstreamStatus {
+            state: UpstreamState::Disconnected,
+            address: None,
+            node_id: None,
+            connected_since: None,
+            upstream_index: None,
+            upstream_heartbeat: None,
+            lineage: None,
+            last_error: None,
+            sessions: 0,
+        }
+    }
+
+    /// Whether batches come in.
+    pub fn is_connected(&self) -> bool {
+        self.state == UpstreamState::Following
+    }
+}
+
+impl Default for UpstreamStatus {
+    fn default() -> Self {
+        UpstreamStatus::new()
+    }
+}
+
+/// What following needs.
+#[derive(Clone)]
+pub struct FollowContext<D> {
+    /// Who this node is.
+    pub name: NodeName,
+    /// Its log.
+    pub log: Arc<dyn ReplicaLog>,
+    /// The recent part of it.
+    pub feed: Arc<Feed>,
+    /// The way to the writer.
+    pub sink: Arc<dyn BatchSink>,
+    /// Where this node hangs in the tree, for its downstreams and for READONLY answers.
+    pub lineage: watch::Sender<Lineage>,
+    /// What an operator sees.
+    pub status: watch::Sender<UpstreamStatus>,
+    /// Makes connections.
+    pub dial: D,
+    /// The timeouts.
+    pub deadlines: Deadlines,
+}
+
+/// Follows one upstream after the other until `shutdown` becomes true.
+pub async fn follow<D: Dial>(
+    upstreams: Upstreams,
+    context: FollowContext<D>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut rng = StdRng::from_os_rng();
+    let mut chooser = Chooser::new(upstreams.primary.len(), upstreams.secondary.len());
+    while !*shutdown.borrow() {
+        match chooser.next(&mut rng) {
+            Next::Dial { slot, after_ms } => {
+                let Some(address) = upstreams.at(slot) else { return };
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(after_ms)) => {}
+                    _ = shutdown.wait_for(|down| *down) => return,
+                }
+                let (end, streamed_ms) = context.session(address, &mut shutdown).await;
+                if *shutdown.borrow() {
+                    return;
+                }
+                context.report(address, &end);
+                chooser.ended(&end, streamed_ms);
+            }
+            Next::Snapshot { oldest, slot } => context.report_snapshot(oldest, upstreams.at(slot)),
+            Next::Done | Next::Nothing => {
+                context.status.send_modify(|status| status.state = UpstreamState::Idle);
+                return;
+            }
+        }
+    }
+}
+
+impl<D: Dial> FollowContext<D> {
+    /// One session with `address`, and for how long it streamed.
+    async fn session(
+        &self,
+        address: &Address,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> (SessionEnd, u64) {
+        self.status.send_modify(|status| status.address = Some(address.clone()));
+        let patience = Duration::from_millis(self.deadlines.handshake_ms);
+        let dialled = tokio::select! {
+            dialled = tokio::time::timeout(patience, self.dial.dial(address)) => dialled,
+            _ = shutdown.wait_for(|down| *down) => {
+                return (SessionEnd::never_connected("this node is shutting down"), 0);
+            }
+        };
+        let stream = match dialled {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(e)) => return (SessionEnd::never_connected(format!("{address}: {e}")), 0),
+            Err(_) => {
+                let reason = format!("{address}: no connection within {patience:?}");
+                return (SessionEnd::never_connected(reason), 0);
+            }
+        };
+        let mut driver = Driver::new(stream, self);
+        let end = driver.run(shutdown).await;
+        let streamed_ms =
+            driver.streaming_since.map_or(0, |since| driver.clock.now().since_ms(since).max(1));
+        self.orphaned();
+        driver.connection.finish().await;
+        let end = self.judge(end).await;
+        (end, streamed_ms)
+    }
+
+    /// Tells a source that is behind from one that was restored to another past.
+    async fn judge(&self, end: SessionEnd) -> SessionEnd {
+        let EndCause::Behind { position, .. } = end.cause else { return end };
+        let log = Arc::clone(&self.log);
+        match blocking(move || log.fact(position.index)).await {
+            Ok(own) => end.judged_by_own_log(own),
+            Err(e) => {
+                tracing::warn!(node = %self.name.node_id, error = %e, "own log could not be read");
+                end
+            }
+        }
+    }
+
+    /// This node has no upstream any more, and says so.
+    fn orphaned(&self) {
+        let me = self.name.local(self.log.identity());
+        self.lineage.send_if_modified(|lineage| {
+            let orphan = Lineage::orphan(&me, lineage.root_client.clone());
+            let changed = *lineage != orphan;
+            *lineage = orphan;
+            changed
+        });
+    }
+
+    fn report(&self, address: &Address, end: &SessionEnd) {
+        let node = &self.name.node_id;
+        let state = match end.cause {
+            EndCause::Diverged { .. } => UpstreamState::Diverged,
+            EndCause::WrongDatabase { .. } => UpstreamState::WrongDatabase,
+            _ => UpstreamState::Disconnected,
+        };
+        match end.decision() {
+            Decision::Halt => {
+                tracing::error!(%node, upstream = %address, reason = %end, "following has stopped");
+            }
+            Decision::Done => tracing::info!(%node, upstream = %address, "reached the stop index"),
+            Decision::Reconnect | Decision::TryAnother { .. } | Decision::NeedSnapshot { .. } => {
+                tracing::warn!(%node, upstream = %address, reason = %end, "upstream lost");
+            }
+        }
+        self.status.send_modify(|status| {
+            // What needs an operator or a snapshot stays visible until there is a session again.
+            let sticky = !matches!(
+                status.state,
+                UpstreamState::Disconnected | UpstreamState::Following | UpstreamState::Idle
+            );
+            if !sticky || state != UpstreamState::Disconnected {
+                status.state = state;
+            }
+            status.node_id = None;
+            status.connected_since = None;
+            status.lineage = None;
+            status.last_error = Some(end.to_string());
+        });
+    }
+
+    fn report_snapshot(&self, oldest: Index, address: Option<&Address>) {
+        let upstream = address.map(ToString::to_string).unwrap_or_default();
+        tracing::error!(
+            node = %self.name.node_id, %oldest, upstream,
+            "no upstream has the log this node needs: it needs a snapshot. It keeps serving what \
+             it has"
+        );
+        let state = UpstreamState::NeedsSnapshot { oldest };
+        self.status.send_modify(|status| status.state = state);
+    }
+}
+
+struct Driver<'a, S, D> {
+    context: &'a FollowContext<D>,
+    connection: Connection<S>,
+    session: FollowerSession,
+    clock: Clock,
+    epoch: Epoch,
+    streaming_since: Option<Millis>,
+}
+
+impl<'a, S, D> Driver<'a, S, D>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    D: Dial,
+{
+    fn new(stream: S, context: &'a FollowContext<D>) -> Self {
+        let clock = Clock::start();
+        // What the writer has been given but has not committed is the beginning of this session,
+        // too: if that commit fails, the feed is reset and the session with it.
+        let state = context.feed.state();
+        let options = FollowOptions {
+            start: Start::After(state.end),
+            stop: None,
+            path: context.lineage.borrow().path.clone(),
+            deadlines: context.deadlines,
+        };
+        let me = context.name.local(context.log.identity());
+        Driver {
+            connection: Connection::new(stream, Decoder::of_source_bytes()),
+            session: FollowerSession::new(me, options, clock.now()),
+            clock,
+            epoch: state.epoch,
+            streaming_since: None,
+            context,
+        }
+    }
+
+    async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
+        let mut feed_changes = self.context.feed.changes();
+        loop {
+            feed_changes.mark_unchanged();
+            if *shutdown.borrow_and_update() {
+                self.session.leave(ByeReason::Restarting);
+            }
+            let state = self.context.feed.state();
+            if state.epoch != self.epoch {
+                self.session.leave(ByeReason::Reset);
+            }
+            if self.connection.is_flushed() {
+                // Only then: reports that cannot be sent are not piled up, the next one says more.
+                self.session.committed(self.clock.now(), state.committed.index);
+            }
+            if let Some(end) = self.act() {
+                return end;
+            }
+            let room = self.context.feed.has_room();
+            if room && self.receive() {
+                continue;
+            }
+            if !room {
+                self.session.not_reading(self.clock.now());
+            }
+            let stalled = self.connection.stalled_since().map(|since| since + STALL);
+            let deadline = self.clock.instant(self.session.next_deadline());
+            let wake = stalled.map_or(deadline, |stalled| stalled.min(deadline));
+            tokio::select! {
+                moved = self.connection.exchange(room) => self.moved(moved),
+                _ = feed_changes.changed() => {}
+                _ = shutdown.changed() => {}
+                () = tokio::time::sleep_until(wake) => {
+                    self.session.tick(self.clock.now());
+                    if stalled.is_some_and(|stalled| stalled <= tokio::time::Instant::now()) {
+                        self.session.disconnected("the upstream reads nothing");
+                    }
+                }
+            }
+        }
+    }
+
+    fn moved(&mut self, moved: io::Result<Moved>) {
+        match moved {
+            Ok(Moved::Read | Moved::Wrote) => {}
+            Ok(Moved::Eof) => self.session.disconnected("closed by the upstream"),
+            Err(e) => self.session.disconnected(e),
+        }
+    }
+
+    /// Takes one frame that has come; `false` when there is none.
+    fn receive(&mut self) -> bool {
+        match self.connection.next_frame() {
+            Ok(Decoded::Incomplete { .. }) => false,
+            Ok(Decoded::Frame(frame)) => {
+                let now = self.clock.now();
+                heavy(frame.payload.len(), || self.session.frame(now, &frame));
+                true
+            }
+            Err(e) => {
+                self.session.frame_error(e);
+                true
+            }
+        }
+    }
+
+    /// Carries out what the session wants; its end, when that is it.
+    fn act(&mut self) -> Option<SessionEnd> {
+        while let Some(action) = self.session.poll() {
+            let context = self.context;
+            let pushed = match action {
+                FollowerAction::Send(frame) => {
+                    self.connection.send(&frame);
+                    Ok(())
+                }
+                FollowerAction::Welcomed(welcome) => {
+                    self.welcomed(&welcome);
+                    Ok(())
+                }
+                FollowerAction::AdoptHistory(history) => {
+                    context.sink.adopt_history(history);
+                    Ok(())
+                }
+                FollowerAction::Path(lineage) => {
+                    self.path(lineage);
+                    Ok(())
+                }
+                FollowerAction::Deliver(batch) => {
+                    let sink = &context.sink;
+                    context.feed.push_batch(self.epoch, &batch, || sink.apply(batch.clone()))
+                }
+                FollowerAction::DeliverControl(record) => {
+                    let sink = &context.sink;
+                    let handed = record.clone();
+                    context.feed.push_control(self.epoch, record, || sink.control(handed))
+                }
+                FollowerAction::Close(end) => return Some(end),
+            };
+            self.pushed(pushed);
+        }
+        None
+    }
+
+    fn pushed(&mut self, pushed: Result<(), PushError>) {
+        match pushed {
+            Ok(()) => {}
+            Err(PushError::Reset) => self.session.leave(ByeReason::Reset),
+            Err(e @ PushError::NotNext { .. }) => {
+                // The session compared it with the same end: someone else pushed meanwhile.
+                let node = &self.context.name.node_id;
+                tracing::error!(%node, error = %e, "two sources feed this node; starting anew");
+                self.session.leave(ByeReason::Reset);
+            }
+        }
+    }
+
+    fn welcomed(&mut self, welcome: &Welcome) {
+        self.streaming_since = Some(self.clock.now());
+        tracing::info!(
+            node = %self.context.name.node_id, upstream = %welcome.node_id,
+            site = welcome.site, path = %welcome.lineage, index = %welcome.position.index,
+            "following"
+        );
+        self.context.status.send_modify(|status| {
+            status.state = UpstreamState::Following;
+            status.node_id = Some(welcome.node_id.clone());
+            status.connected_since = Some(SystemTime::now());
+            status.upstream_index = Some(welcome.position.index);
+            status.upstream_heartbeat = welcome.heartbeat;
+            status.last_error = None;
+            status.sessions += 1;
+        });
+    }
+
+    fn path(&self, lineage: Lineage) {
+        let me = self.context.name.local(self.context.log.identity());
+        let mut mine = lineage.extended_to(&me);
+        if mine.root_client.is_empty() {
+            mine.root_client.clone_from(&self.context.lineage.borrow().root_client);
+        }
+        self.context.lineage.send_replace(mine);
+        self.context.status.send_modify(|status| status.lineage = Some(lineage));
+    }
+}

@@ -1,0 +1,150 @@
+//! Replication over sockets: the wiring around `quicksilver-protocol`'s state machines.
+//!
+//! ```text
+//!            upstream                                          downstreams
+//!               │                                                  ▲ ▲ ▲
+//!         follow │ FollowerSession                 SourceSession × n │ serve
+//!               ▼            push                     read           │
+//!        a verified batch ────────▶   Feed (recent items)  ──────────┤
+//!               │                        ▲ committed, reset          │ older ones
+//!               └─▶ BatchSink ─▶ the writer thread ─▶ ReplicaLog ────┘
+//! ```
+//!
+//! * [`feed`]: the recent part of the stream in memory, between the one who adds to it (the root's
+//!   sequencer, or [`follow`]) and everyone who reads it. It makes cut-through possible and bounds
+//!   it.
+//! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
+//! * [`follow`]: the upstream: dialling, the session, and what an operator is told about it.
+//! * [`connection`]: bytes in and out of a stream, bounded.
+//!
+//! There is no LMDB here: the store is behind [`ReplicaLog`] (reads) and [`BatchSink`] (writes).
+
+pub mod connection;
+pub mod downstreams;
+pub mod feed;
+pub mod follow;
+pub mod serve;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quicksilver_format::meta::Identity;
+use quicksilver_format::{Batch, ControlRecord, HistoryId, Index, NodeId, Position, ProcessId};
+use quicksilver_protocol::{LocalNode, LogFact, Millis};
+use tokio::time::Instant;
+
+pub use downstreams::{Downstream, Downstreams};
+pub use feed::{Feed, FeedLimits};
+pub use follow::{Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow};
+pub use serve::{ServeContext, serve_downstream};
+
+/// The log could not be read. The store says why; a session that meets it ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log could not be read: {0}")]
+pub struct ReadFailure(pub String);
+
+/// The stored log, as sessions see it.
+///
+/// [`identity`](Self::identity), [`end`](Self::end) and [`oldest`](Self::oldest) answer from
+/// memory; [`fact`](Self::fact) and [`read`](Self::read) may touch the disk and are called where
+/// blocking is allowed.
+pub trait ReplicaLog: Send + Sync + 'static {
+    /// Which database, which past.
+    fn identity(&self) -> Identity;
+    /// The durable end.
+    fn end(&self) -> Position;
+    /// The oldest entry; one more than the last index when there is none.
+    fn oldest(&self) -> Index;
+    /// What the log knows about an index, which may be just before its oldest entry.
+    fn fact(&self, index: Index) -> Result<LogFact, ReadFailure>;
+    /// The records of the batches that follow `after`, at most `max_bytes` of them, but at least
+    /// one if there is any. The first one begins right after `after`; when the log no longer has
+    /// it, the answer is empty or begins later.
+    fn read(&self, after: Index, max_bytes: usize) -> Result<Vec<Bytes>, ReadFailure>;
+}
+
+/// The way to the writer thread. Nothing here blocks; what is on its way is bounded by
+/// [`Feed::has_room`].
+///
+/// Calls come in stream order. When a commit fails, the writer calls [`Feed::reset`] with what is
+/// on disk and *then* empties its queue: after `reset` has returned, nothing of before it is
+/// handed over any more.
+pub trait BatchSink: Send + Sync + 'static {
+    /// Store this batch; it continues the one before it.
+    fn apply(&self, batch: Batch);
+    /// The database's history is now this one.
+    fn adopt_history(&self, history: HistoryId);
+    /// A control record that comes after every batch so far. Only the newest heartbeat is worth
+    /// keeping.
+    fn control(&self, record: ControlRecord);
+}
+
+/// Who this node is, without what its store knows.
+#[derive(Debug, Clone)]
+pub struct NodeName {
+    /// The node's name.
+    pub node_id: NodeId,
+    /// Where it is.
+    pub site: String,
+    /// This run of it.
+    pub process_id: ProcessId,
+}
+
+impl NodeName {
+    /// With what its store knows.
+    pub fn local(&self, identity: Identity) -> LocalNode {
+        LocalNode {
+            db_id: identity.db_id,
+            history: Some(identity.history),
+            node_id: self.node_id.clone(),
+            site: self.site.clone(),
+            process_id: self.process_id,
+        }
+    }
+}
+
+/// The sessions' clock.
+#[derive(Debug, Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn start() -> Self {
+        Clock(Instant::now())
+    }
+
+    fn now(&self) -> Millis {
+        let ms = self.0.elapsed().as_millis();
+        Millis::new(u64::try_from(ms).unwrap_or(u64::MAX))
+    }
+
+    /// The instant of `at`; the far future for the end of time.
+    fn instant(&self, at: Millis) -> Instant {
+        const FAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
+        self.0 + Duration::from_millis(at.get().min(self.now().get().saturating_add(FAR_MS)))
+    }
+}
+
+/// Runs what may touch the disk where that is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadFailure> + Send + 'static,
+) -> Result<T, ReadFailure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(ReadFailure(format!("the reading task ended: {e}"))),
+    }
+}
+
+/// Runs work in proportion to `bytes` without holding up the other tasks of this thread.
+fn heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    const HEAVY_BYTES: usize = 256 << 10;
+    let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+    match flavor {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) if bytes >= HEAVY_BYTES => {
+            tokio::task::block_in_place(work)
+        }
+        _ => work(),
+    }
+}

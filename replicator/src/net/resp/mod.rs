@@ -1,0 +1,160 @@
+//! The client socket: RESP, the Redis protocol, in a small and bounded subset.
+//!
+//! ```text
+//! bytes --[decode]--> arguments --[command]--> steps + shape --[session]--> the node
+//!                                                                            |
+//! bytes <--[reply]-- reply <--[answer]-- answers <--[output: in order]-------+
+//! ```
+//!
+//! Any node answers reads, also while it is cut off; only the root accepts writes. A connection
+//! is one task ([`connection`]) and keeps strict order: see [`session`] for how writes that are
+//! not durable yet and the reads behind them are kept apart.
+
+mod answer;
+mod command;
+mod connection;
+pub mod decode;
+mod info;
+mod output;
+pub mod reply;
+mod scan;
+mod session;
+
+#[cfg(test)]
+pub(in crate::net) mod memory_node;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::decode::DecodeLimits;
+use self::info::Figures;
+use self::scan::Cursors;
+use super::listen::{Listener, Stream};
+use super::node::Node;
+use crate::config::Config;
+
+/// A key that is too long must reach its command to be told so.
+const MIN_BULK_BYTES: usize = 64 << 10;
+/// A request that was begun and not completed for so long closes the connection: nobody holds a
+/// place by sending a byte now and then. Idle connections are kept.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// For one line to a client that is turned away.
+const REFUSAL_DEADLINE: Duration = Duration::from_millis(100);
+
+/// What clients are held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Longest value: `limits.max_value_bytes`.
+    pub max_value_bytes: usize,
+    /// Most bytes of one request, and of one reply to MGET: `batch.max_bytes`.
+    pub max_request_bytes: usize,
+    /// Most connections: `limits.max_clients`.
+    pub max_clients: usize,
+    /// For a request to arrive, from its first byte to its last: [`REQUEST_DEADLINE`].
+    pub request_deadline: Duration,
+}
+
+impl ClientLimits {
+    /// The configured ones.
+    pub fn of(config: &Config) -> Self {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        ClientLimits {
+            max_value_bytes: size(config.limits.max_value_bytes),
+            max_request_bytes: size(config.batch.max_bytes),
+            max_clients: config.limits.max_clients,
+            request_deadline: REQUEST_DEADLINE,
+        }
+    }
+
+    fn decode(&self) -> DecodeLimits {
+        DecodeLimits {
+            max_bulk_bytes: self.max_value_bytes.max(MIN_BULK_BYTES),
+            max_request_bytes: self.max_request_bytes,
+        }
+    }
+}
+
+/// What all client connections of a node share.
+pub struct Service {
+    node: Arc<dyn Node>,
+    limits: ClientLimits,
+    cursors: Cursors,
+    clients: Arc<Semaphore>,
+    last_client_id: AtomicU64,
+    began: Instant,
+}
+
+impl Service {
+    /// One for each node, however many listeners it has.
+    pub fn new(node: Arc<dyn Node>, limits: ClientLimits) -> Arc<Service> {
+        Arc::new(Service {
+            node,
+            limits,
+            cursors: Cursors::new(),
+            clients: Arc::new(Semaphore::new(limits.max_clients)),
+            last_client_id: AtomicU64::new(0),
+            began: Instant::now(),
+        })
+    }
+
+    /// Connections at the moment.
+    pub fn connected_clients(&self) -> usize {
+        self.limits.max_clients.saturating_sub(self.clients.available_permits())
+    }
+
+    fn next_client_id(&self) -> u64 {
+        self.last_client_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            connected_clients: self.connected_clients(),
+            role: self.role(),
+            loading: self.node.loading(),
+            root_client: self.node.root_client(),
+            uptime_seconds: self.began.elapsed().as_secs(),
+        }
+    }
+}
+
+/// Serves clients until `shutdown` becomes true (or its sender goes), then answers what has
+/// arrived and returns when the last connection is closed. Dropping the future closes them all.
+pub async fn serve(listener: Listener, service: Arc<Service>, mut shutdown: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    let for_connections = shutdown.clone();
+    loop {
+        let stream = tokio::select! {
+            stream = listener.accept_patiently() => stream,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            _ = shutdown.wait_for(|leaving| *leaving) => break,
+        };
+        match Arc::clone(&service.clients).try_acquire_owned() {
+            Err(_) => refuse(stream).await,
+            Ok(permit) => {
+                let (service, shutdown) = (Arc::clone(&service), for_connections.clone());
+                connections.spawn(async move {
+                    let peer = stream.peer();
+                    connection::run(stream, &peer, service, shutdown).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn refuse(mut stream: Stream) {
+    tracing::warn!(peer = stream.peer(), "client refused: limits.max_clients is reached");
+    // A fresh socket's buffer has room for a line; if not, the client has lost only the reason.
+    let line = b"-ERR max number of clients reached\r\n";
+    let _ = timeout(REFUSAL_DEADLINE, stream.write_all(line)).await;
+}

@@ -1,0 +1,147 @@
+//! Why a command did not do what was asked, and the exit code that says so.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use quicksilver::Error as ReadError;
+use quicksilver_format::FormatError;
+
+use super::client::{ClientError, ServerCode};
+use crate::config::{ConfigError, InvalidConfig};
+
+/// How the program ends. The numbers are public.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Exit {
+    /// Done.
+    Ok = 0,
+    /// There is no such key.
+    NoSuchKey = 1,
+    /// The command line, or a file given on it, cannot be used.
+    Usage = 2,
+    /// Nobody answers, or there is no database: later, or elsewhere, it may work.
+    Unavailable = 3,
+    /// Stored data is damaged, or differs from the upstream's.
+    Corrupt = 4,
+    /// Understood and not done.
+    Refused = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The command line contradicts itself or lacks something.
+    #[error("{0}")]
+    Usage(String),
+    /// The database of this machine could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A server could not be talked to, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// None of several servers did it.
+    #[error("no server of {} did it:{}", .0.len(), .0.iter().map(|e| format!("\n  {e}")).collect::<String>())]
+    EveryServer(Vec<ClientError>),
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line of the input is no pair.
+    #[error("{input}, line {line}: {problem}")]
+    Line {
+        /// The input's name.
+        input: String,
+        /// From 1.
+        line: u64,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+    /// The configuration that was asked for cannot be.
+    #[error("the configuration would be refused: {0}")]
+    Config(#[from] InvalidConfig),
+    /// The configuration that was written does not read back: a fault of this program.
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigError),
+    /// Something is there already.
+    #[error("{path} exists already and is left as it is; choose another place, or remove it first", path = path.display())]
+    Exists {
+        /// What.
+        path: PathBuf,
+    },
+    /// An import that stopped on its way.
+    #[error("{source}\n{progress}")]
+    Import {
+        /// What stopped it.
+        source: Box<Error>,
+        /// What is acknowledged, and how to go on.
+        progress: String,
+    },
+    /// Standard output could not be written.
+    #[error("standard output: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl Error {
+    pub(super) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { path, source }
+    }
+
+    /// The code to leave with.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            // Whoever read our output has seen enough.
+            Error::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Error::Output(_) => Exit::Unavailable,
+            Error::Usage(_) | Error::File { .. } | Error::Line { .. } => Exit::Usage,
+            Error::Config(_) | Error::ConfigFile(_) => Exit::Usage,
+            Error::Exists { .. } => Exit::Refused,
+            Error::Read(e) => of_read(e),
+            Error::Client(e) => of_client(e),
+            Error::EveryServer(errors) => of_all(errors),
+            Error::Import { source, .. } => source.exit(),
+        }
+    }
+}
+
+fn of_read(error: &ReadError) -> Exit {
+    match error {
+        ReadError::Key(_) => Exit::Usage,
+        ReadError::Format { source: FormatError::Version { .. }, .. } => Exit::Unavailable,
+        ReadError::Format { .. } | ReadError::WrongDatabase { .. } => Exit::Corrupt,
+        other if other.is_corrupt() => Exit::Corrupt,
+        _ => Exit::Unavailable,
+    }
+}
+
+fn of_client(error: &ClientError) -> Exit {
+    match error {
+        ClientError::Connect { .. } | ClientError::Lost { .. } => Exit::Unavailable,
+        ClientError::Protocol { .. } => Exit::Unavailable,
+        ClientError::Server { code, .. } => match code {
+            ServerCode::TryAgain | ServerCode::Loading | ServerCode::Unknown => Exit::Unavailable,
+            ServerCode::Corrupt => Exit::Corrupt,
+            ServerCode::ReadOnly | ServerCode::Other => Exit::Refused,
+        },
+    }
+}
+
+/// Refused when every server refused; as long as one could not be asked, it may be the one.
+fn of_all(errors: &[ClientError]) -> Exit {
+    let mut exits = errors.iter().map(of_client);
+    match exits.next() {
+        Some(first) if exits.all(|exit| exit == first) => first,
+        _ => Exit::Unavailable,
+    }
+}

@@ -1,0 +1,487 @@
+//! `import`: lines of pairs into a root, in atomic MSETs, several in flight.
+//!
+//! Invariants:
+//! * a line counts as stored only when the MSET that carried it was acknowledged, and replies come
+//!   in order: the acknowledged lines are always a prefix of the input;
+//! * an MSET is sent once; after an error nothing more is sent;
+//! * what is in flight is bounded in commands and bytes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use quicksilver_format::limits::{KEY_MAX_BYTES, VALUE_HARD_MAX_BYTES, check_key};
+use serde_json::json;
+
+use super::client::{ClientError, Command, Connection, Receiver, Reply};
+use super::error::{Error, Exit};
+use super::pairs::{self, Format, Pair};
+use super::target::{self, Kind, first_that_answers};
+use super::{Context, files};
+use crate::net::listen::Address;
+
+/// Bytes of keys and values after which an MSET is sent, however few its pairs.
+const BATCH_BYTES: usize = 1 << 20;
+/// Most MSETs in flight.
+const IN_FLIGHT_COMMANDS: usize = 64;
+/// Most bytes of keys and values in flight, unless a single MSET has more.
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Longest line: every byte of the longest pair as a six-character escape of JSON, and framing.
+const LINE_MAX_BYTES: usize = 6 * (VALUE_HARD_MAX_BYTES + KEY_MAX_BYTES) + 1024;
+const READ_BYTES: usize = 1 << 20;
+const NOT_OK: &str = "to MSET, expected OK";
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The file, or - for standard input.
+    file: PathBuf,
+    /// How the lines look; auto goes by the file's extension or the first byte.
+    #[arg(long, value_enum, default_value = "auto")]
+    format: FormatArg,
+    /// In tsv, take a backslash literally and everything after the first tab as the value.
+    #[arg(long)]
+    raw: bool,
+    /// Most pairs of one MSET, which is stored whole or not at all.
+    #[arg(long, value_name = "PAIRS", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    batch: u32,
+    /// Leave out so many lines at the beginning: how an interrupted import goes on.
+    #[arg(long, value_name = "LINES", default_value_t = 0)]
+    skip: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormatArg {
+    Auto,
+    Tsv,
+    Jsonl,
+}
+
+pub(super) fn run(args: ImportArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
+    let started = Instant::now();
+    let addresses = context.target.servers()?;
+    let (input, input_bytes) = open(&args.file)?;
+    let bar = progress_bar(input_bytes);
+    let (done, result) = import(&args, input, addresses, &bar);
+    bar.finish_and_clear();
+    let mut connection = result.map_err(|source| Error::Import {
+        source: Box::new(source),
+        progress: progress(&args, &done),
+    })?;
+    let index = target::index(&mut connection)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = done.entries as f64 / seconds.max(1e-9);
+    if context.json {
+        context.print_json(&json!({
+            "entries": done.entries,
+            "lines": done.lines,
+            "bytes": done.pair_bytes,
+            "seconds": seconds,
+            "entries_per_second": rate,
+            "index": index.get(),
+        }))?;
+    } else {
+        let line = format!(
+            "imported {} entries, {} in {seconds:.1} s ({} entries/s), index {index}\n",
+            HumanCount(done.entries),
+            HumanBytes(done.pair_bytes),
+            HumanCount(rate as u64),
+        );
+        context.print(line.as_bytes())?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// What is acknowledged after a failure, and how to go on.
+fn progress(args: &ImportArgs, done: &Amount) -> String {
+    let lines = args.skip + done.lines;
+    let mut text = format!(
+        "acknowledged: {} entries, lines {} to {lines}; a few commands after them may be stored \
+         too, and storing the same pairs again is harmless\nresume with: --skip {lines}",
+        done.entries,
+        args.skip + 1,
+    );
+    if done.lines == 0 {
+        text = match args.skip {
+            0 => "acknowledged: nothing; start again".to_owned(),
+            skip => format!("acknowledged: nothing; start again with --skip {skip}"),
+        };
+    }
+    text
+}
+
+fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), Error> {
+    if path == Path::new("-") {
+        return Ok((Box::new(io::stdin()), None));
+    }
+    let file: File = files::open(path)?;
+    let meta = file.metadata().map_err(Error::file(path))?;
+    Ok((Box::new(file), meta.is_file().then_some(meta.len())))
+}
+
+/// On stderr, and only when that is a terminal.
+fn progress_bar(input_bytes: Option<u64>) -> ProgressBar {
+    let (bar, template) = match input_bytes {
+        Some(bytes) => (
+            ProgressBar::new(bytes),
+            "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left, {msg} entries",
+        ),
+        None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}, {msg} entries"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Imports everything; what is acknowledged is told also when it fails.
+fn import(
+    args: &ImportArgs,
+    input: impl Read,
+    addresses: &[Address],
+    bar: &ProgressBar,
+) -> (Amount, Result<Connection, Error>) {
+    let lines = match Lines::new(args, input) {
+        Ok(lines) => lines,
+        Err(error) => return (Amount::default(), Err(error)),
+    };
+    let mut batches = Batches { lines, max_pairs: args.batch as usize, failed: None };
+    let first = match batches.next() {
+        Some(first) => first,
+        None => {
+            let result = match batches.failed.take() {
+                Some(error) => Err(error),
+                None => first_that_answers(addresses, &Command::new("PING"), Kind::Read)
+                    .map(|(connection, _)| connection),
+            };
+            return (Amount::default(), result);
+        }
+    };
+    // The first one finds the server that accepts writes.
+    let mut connection = match first_that_answers(addresses, &first.command, Kind::Write) {
+        Ok((connection, Reply::Simple(_))) => connection,
+        Ok((connection, _)) => {
+            let error = target::unexpected(&connection, NOT_OK);
+            return (Amount::default(), Err(error.into()));
+        }
+        Err(error) => return (Amount::default(), Err(error)),
+    };
+    let flight = Flight::new(first.amount, bar);
+    let result = stream(&mut connection, &mut batches, &flight);
+    let done = flight.lock().acknowledged;
+    (done, result.map(|()| connection))
+}
+
+/// Sends the rest while a second thread takes the replies.
+fn stream<R: Read>(
+    connection: &mut Connection,
+    batches: &mut Batches<R>,
+    flight: &Flight<'_>,
+) -> Result<(), Error> {
+    let Connection { sender, receiver } = connection;
+    let sent = thread::scope(|scope| {
+        scope.spawn(|| flight.receive_all(receiver));
+        let mut sent = Ok(());
+        for batch in batches.by_ref() {
+            if !flight.take_off(batch.amount) {
+                break;
+            }
+            sent = sender.send(&batch.command);
+            if sent.is_err() {
+                break;
+            }
+        }
+        flight.no_more();
+        sent
+    });
+    // A server's answer explains more than the broken connection that follows it.
+    if let Some(error) = flight.lock().failed.take() {
+        return Err(error.into());
+    }
+    sent?;
+    match batches.failed.take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// How much of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Amount {
+    entries: u64,
+    /// Lines, blank ones included.
+    lines: u64,
+    /// Bytes of keys and values.
+    pair_bytes: u64,
+    /// Bytes of the input.
+    input_bytes: u64,
+}
+
+impl Amount {
+    fn add(&mut self, other: Amount) {
+        self.entries += other.entries;
+        self.lines += other.lines;
+        self.pair_bytes += other.pair_bytes;
+        self.input_bytes += other.input_bytes;
+    }
+}
+
+/// What was sent and has no reply yet.
+struct Flight<'a> {
+    state: Mutex<FlightState>,
+    changed: Condvar,
+    bar: &'a ProgressBar,
+}
+
+#[derive(Debug, Default)]
+struct FlightState {
+    waiting: VecDeque<Amount>,
+    waiting_bytes: u64,
+    acknowledged: Amount,
+    failed: Option<ClientError>,
+    ended: bool,
+    no_more: bool,
+}
+
+impl<'a> Flight<'a> {
+    fn new(acknowledged: Amount, bar: &'a ProgressBar) -> Self {
+        let state = FlightState { acknowledged, ..FlightState::default() };
+        let flight = Flight { state: Mutex::new(state), changed: Condvar::new(), bar };
+        flight.show(acknowledged);
+        flight
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while(&self, condition: impl Fn(&FlightState) -> bool) -> MutexGuard<'_, FlightState> {
+        let waited = self.changed.wait_while(self.lock(), |state| condition(state));
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room and takes it; `false` when nothing more is to be sent.
+    fn take_off(&self, amount: Amount) -> bool {
+        let full = |state: &FlightState| {
+            let bytes = state.waiting_bytes + amount.pair_bytes;
+            state.waiting.len() >= IN_FLIGHT_COMMANDS
+                || (bytes > IN_FLIGHT_BYTES as u64 && !state.waiting.is_empty())
+        };
+        let mut state = self.wait_while(|state| !state.ended && full(state));
+        if state.ended {
+            return false;
+        }
+        state.waiting.push_back(amount);
+        state.waiting_bytes += amount.pair_bytes;
+        self.changed.notify_all();
+        true
+    }
+
+    fn no_more(&self) {
+        self.lock().no_more = true;
+        self.changed.notify_all();
+    }
+
+    /// Takes replies until there are none to come, or one is an error.
+    fn receive_all(&self, receiver: &mut Receiver) {
+        loop {
+            let state = self.wait_while(|state| state.waiting.is_empty() && !state.no_more);
+            if state.waiting.is_empty() {
+                return;
+            }
+            drop(state);
+            let failed = match receiver.receive() {
+                Ok(Reply::Simple(_)) => None,
+                Ok(_) => Some(receiver.unexpected(NOT_OK)),
+                Err(error) => Some(error),
+            };
+            let mut state = self.lock();
+            if let Some(error) = failed {
+                state.failed = Some(error);
+                state.ended = true;
+                drop(state);
+                receiver.shutdown();
+                self.changed.notify_all();
+                return;
+            }
+            if let Some(amount) = state.waiting.pop_front() {
+                state.waiting_bytes -= amount.pair_bytes;
+                state.acknowledged.add(amount);
+            }
+            let acknowledged = state.acknowledged;
+            drop(state);
+            self.changed.notify_all();
+            self.show(acknowledged);
+        }
+    }
+
+    fn show(&self, acknowledged: Amount) {
+        self.bar.set_position(acknowledged.input_bytes);
+        self.bar.set_message(HumanCount(acknowledged.entries).to_string());
+    }
+}
+
+/// One MSET and what it carries.
+struct Batch {
+    command: Command,
+    amount: Amount,
+}
+
+/// Groups lines into MSETs. A bad line ends it; what came before is still given out.
+struct Batches<R> {
+    lines: Lines<R>,
+    max_pairs: usize,
+    failed: Option<Error>,
+}
+
+impl<R: Read> Iterator for Batches<R> {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let mut batch = Batch { command: Command::new("MSET"), amount: Amount::default() };
+        while batch.amount.entries < self.max_pairs as u64
+            && batch.amount.pair_bytes < BATCH_BYTES as u64
+        {
+            match self.lines.next() {
+                Ok(Some(line)) => {
+                    if let Some((key, value)) = &line.pair {
+                        batch.command.push(key);
+                        batch.command.push(value);
+                        batch.amount.entries += 1;
+                        batch.amount.pair_bytes += (key.len() + value.len()) as u64;
+                    }
+                    batch.amount.lines += 1;
+                    batch.amount.input_bytes += line.input_bytes;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        (batch.amount.entries > 0).then_some(batch)
+    }
+}
+
+struct Line {
+    /// `None` for a blank line.
+    pair: Option<Pair>,
+    input_bytes: u64,
+}
+
+/// The input as pairs.
+struct Lines<R> {
+    input: BufReader<R>,
+    name: String,
+    format: Format,
+    raw: bool,
+    line: Vec<u8>,
+    /// The last line that was read.
+    number: u64,
+    /// Bytes of skipped lines, counted with the next one.
+    skipped_bytes: u64,
+}
+
+impl<R: Read> Lines<R> {
+    fn new(args: &ImportArgs, input: R) -> Result<Self, Error> {
+        let name = match args.file.to_str() {
+            Some("-") => "standard input".to_owned(),
+            _ => args.file.display().to_string(),
+        };
+        let mut lines = Lines {
+            input: BufReader::with_capacity(READ_BYTES, input),
+            name,
+            format: Format::Tsv,
+            raw: args.raw,
+            line: Vec::new(),
+            number: 0,
+            skipped_bytes: 0,
+        };
+        lines.format = match args.format {
+            FormatArg::Tsv => Format::Tsv,
+            FormatArg::Jsonl => Format::Jsonl,
+            FormatArg::Auto => lines.detect(&args.file)?,
+        };
+        if args.raw && lines.format == Format::Jsonl {
+            return Err(Error::Usage("--raw is for tsv; this is jsonl".to_owned()));
+        }
+        while lines.number < args.skip {
+            if !lines.read_line()? {
+                return Err(Error::Usage(format!(
+                    "--skip {}: {} has only {} lines",
+                    args.skip, lines.name, lines.number
+                )));
+            }
+            lines.skipped_bytes += lines.line.len() as u64;
+        }
+        Ok(lines)
+    }
+
+    fn detect(&mut self, file: &Path) -> Result<Format, Error> {
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("tsv" | "txt") => return Ok(Format::Tsv),
+            Some("jsonl" | "ndjson" | "json") => return Ok(Format::Jsonl),
+            _ if self.raw => return Ok(Format::Tsv),
+            _ => {}
+        }
+        let first = self.input.fill_buf().map_err(Error::file(&self.name))?.first();
+        Ok(if first == Some(&b'{') { Format::Jsonl } else { Format::Tsv })
+    }
+
+    /// Reads a line, with its end; `false` at the end of the input.
+    fn read_line(&mut self) -> Result<bool, Error> {
+        self.line.clear();
+        let most = LINE_MAX_BYTES as u64;
+        let input = self.input.by_ref();
+        let read = input.take(most).read_until(b'\n', &mut self.line);
+        if read.map_err(Error::file(&self.name))? == 0 {
+            return Ok(false);
+        }
+        self.number += 1;
+        if self.line.len() == LINE_MAX_BYTES && !self.line.ends_with(b"\n") {
+            return Err(self.bad("longer than any pair can be".to_owned()));
+        }
+        Ok(true)
+    }
+
+    fn bad(&self, problem: String) -> Error {
+        Error::Line { input: self.name.clone(), line: self.number, problem }
+    }
+
+    /// The next line, or `None` at the end of the input.
+    fn next(&mut self) -> Result<Option<Line>, Error> {
+        if !self.read_line()? {
+            return Ok(None);
+        }
+        let input_bytes = self.line.len() as u64 + std::mem::take(&mut self.skipped_bytes);
+        let content = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        if content.is_empty() {
+            return Ok(Some(Line { pair: None, input_bytes }));
+        }
+        let pair = match self.raw {
+            true => pairs::decode_raw(content),
+            false => self.format.decode(content),
+        };
+        let (key, value) = pair.map_err(|problem| self.bad(problem))?;
+        check_key(&key).map_err(|e| self.bad(e.to_string()))?;
+        if value.len() > VALUE_HARD_MAX_BYTES {
+            return Err(self.bad(format!("value of more than {VALUE_HARD_MAX_BYTES} bytes")));
+        }
+        Ok(Some(Line { pair: Some((key, value)), input_bytes }))
+    }
+}
+
+#[cfg(test)]
+#[path = "import_tests.rs"]
+mod tests;

@@ -1,0 +1,304 @@
+//! `qsctl`, the operator's tool: reads a database's files, and talks to replicators' client
+//! sockets.
+//!
+//! * `target`, `client`: which database or server, and how to talk to it.
+//! * `pairs`: lines of text; `walk`: all pairs of a database, in short transactions.
+//! * one file for each command, or each few.
+//!
+//! Invariant: what was asked for goes to standard output, everything else to standard error, and
+//! the exit code says how it ended.
+
+mod access;
+mod client;
+mod error;
+mod export;
+#[cfg(test)]
+mod fake;
+mod files;
+mod import;
+mod init;
+mod log;
+mod pairs;
+mod status;
+mod target;
+mod verify;
+mod walk;
+
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::Serialize;
+
+use error::{Error, Exit};
+use target::Target;
+
+const OUTPUT_BYTES: usize = 64 << 10;
+
+/// Looks into Quicksilver databases and changes them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qsctl",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 ok, 1 no such key, 2 usage, 3 unavailable, 4 corrupt or diverged, \
+                  5 refused."
+)]
+struct Cli {
+    /// A database of this machine: a NAME below /var/lib/quicksilver, or a DIR (with a slash, as
+    /// in ./dns).
+    #[arg(long, global = true, env = "QS_DB", value_name = "NAME|DIR")]
+    db: Option<PathBuf>,
+    /// Client sockets of replicators, host:port or unix:PATH; each is tried in turn.
+    #[arg(long, global = true, env = "QS_SERVER", value_name = "A,B,C", value_delimiter = ',')]
+    server: Vec<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a configuration to begin with.
+    Init(init::InitArgs),
+    /// Print a value.
+    ///
+    /// The bytes as they are; after text, and on a terminal, a line end is added when there is
+    /// none (not with --raw).
+    Get(access::GetArgs),
+    /// Give a key a value; returns when it is safe.
+    Set(access::SetArgs),
+    /// Remove keys; returns when it is safe.
+    Del(access::DelArgs),
+    /// List keys and values in key order.
+    Scan(access::ScanArgs),
+    /// Show how a node is; exit code 4 when it has diverged.
+    Status,
+    /// Print the log: one line for each entry.
+    Log(log::LogArgs),
+    /// Print changes as they come, until interrupted.
+    Watch(log::WatchArgs),
+    /// Check every value, the digest and the log's hash chain.
+    Verify,
+    /// Write pairs from a file into the root.
+    ///
+    /// tsv: key<TAB>value, in which \t \n \r \\ and \xNN stand for bytes.
+    /// jsonl: {"key":"..","value":".."}, or "key_hex" and "value_hex" for bytes that are no
+    /// UTF-8. Blank lines are skipped.
+    #[command(verbatim_doc_comment)]
+    Import(import::ImportArgs),
+    /// Print all pairs, in the formats that import reads.
+    ///
+    /// It reads in short transactions, so as not to hold back the writer: it is one instant only
+    /// if nothing changed meanwhile, which the indexes on standard error tell.
+    Export(export::ExportArgs),
+}
+
+/// What every command gets.
+struct Context<'a> {
+    target: Target,
+    json: bool,
+    /// Standard output is a terminal.
+    tty: bool,
+    out: &'a mut dyn Write,
+}
+
+impl Context<'_> {
+    fn print(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.write_all(bytes).map_err(Error::Output)
+    }
+
+    fn print_json(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        let written = serde_json::to_writer(&mut self.out, value);
+        written.map_err(|e| Error::Output(e.into()))?;
+        self.print(b"\n")
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        self.out.flush().map_err(Error::Output)
+    }
+
+    /// A word to the operator, on standard error.
+    fn note(&self, text: impl fmt::Display) {
+        // There is nowhere to say that standard error is gone.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let stdout = io::stdout();
+    let tty = stdout.is_terminal();
+    let mut out = BufWriter::with_capacity(OUTPUT_BYTES, stdout.lock());
+    let ended =
+        Cli::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string())).and_then(|cli| {
+            let target = Target::new(cli.db, &cli.server, &matches)?;
+            let mut context = Context { target, json: cli.json, tty, out: &mut out };
+            let exit = run(cli.command, &mut context)?;
+            context.flush()?;
+            Ok(exit)
+        });
+    // What is still in the buffer after an error was printed before it.
+    let _ = out.flush();
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if error.exit() != Exit::Ok {
+                let _ = writeln!(io::stderr(), "qsctl: {error}");
+            }
+            error.exit().into()
+        }
+    }
+}
+
+fn run(command: Command, context: &mut Context<'_>) -> Result<Exit, Error> {
+    match command {
+        Command::Init(args) => init::run(args, context),
+        Command::Get(args) => access::get(args, context),
+        Command::Set(args) => access::set(args, context),
+        Command::Del(args) => access::del(args, context),
+        Command::Scan(args) => access::scan(args, context),
+        Command::Status => status::run(context),
+        Command::Log(args) => log::run(args, context),
+        Command::Watch(args) => log::watch(args, context),
+        Command::Verify => verify::run(context),
+        Command::Import(args) => import::run(args, context),
+        Command::Export(args) => export::run(args, context),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use super::*;
+
+    /// Runs a command line; its end, and what it printed.
+    fn qsctl(line: &[&str]) -> (Result<Exit, Error>, String) {
+        let matches = Cli::command().try_get_matches_from([&["qsctl"], line].concat()).unwrap();
+        let cli = Cli::from_arg_matches(&matches).unwrap();
+        let mut out = Vec::new();
+        let ended = Target::new(cli.db, &cli.server, &matches).and_then(|target| {
+            let mut context = Context { target, json: cli.json, tty: false, out: &mut out };
+            run(cli.command, &mut context)
+        });
+        (ended, String::from_utf8_lossy(&out).into_owned())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reading_commands_read_the_files() {
+        let pairs: [(&[u8], &[u8]); 4] =
+            [(b"hello", b"world"), (b"nl", b"x\n"), (b"raw", b"\x00\xff"), (b"zone/a", b"1\t2")];
+        let db = quicksilver::testing::Db::from(pairs).unwrap();
+        let dir = db.path().to_str().unwrap();
+        for (line, expected) in [
+            (&["get", "hello"][..], "world\n"),
+            (&["get", "hello", "--raw"], "world"),
+            (&["get", "nl"], "x\n"),
+            (&["get", "raw", "--json"], "{\"key\":\"raw\",\"value_hex\":\"00ff\"}\n"),
+            (&["scan", "zone/"], "zone/a\t1\\t2\n"),
+            (&["scan", "--keys-only", "--limit", "2"], "hello\nnl\n"),
+            (&["scan", "h", "--keys-only", "--json"], "{\"key\":\"hello\"}\n"),
+            (&["log", "--from", "3", "--limit", "1"], "3 SET raw \\x00\\xff\n"),
+            (&["log", "--from", "5"], ""),
+            (&["export", "raw"], "raw\t\\x00\\xff\n"),
+            (&["export", "raw", "--json"], "{\"key\":\"raw\",\"value_hex\":\"00ff\"}\n"),
+        ] {
+            let (ended, out) = qsctl(&[&["--db", dir], line].concat());
+            assert_eq!((ended.unwrap(), &*out), (Exit::Ok, expected), "{line:?}");
+        }
+        let (ended, out) = qsctl(&["verify", "--db", dir]);
+        assert_eq!(ended.unwrap(), Exit::Ok);
+        assert!(
+            out.starts_with("ok, index 4, ")
+                && out.contains("\nlog     entries 1 to 4 in 1 batches\n"),
+            "{out}"
+        );
+        let (ended, out) = qsctl(&["status", "--json", "--db", dir]);
+        assert_eq!(ended.unwrap(), Exit::Ok);
+        let status: crate::net::node::NodeStatus = serde_json::from_str(&out).unwrap();
+        assert_eq!((status.index, status.keys), (4, 4));
+    }
+
+    #[test]
+    fn exit_codes() {
+        let db = quicksilver::testing::Db::from([("a", "1")]).unwrap();
+        let dir = db.path().to_str().unwrap();
+        let long = "k".repeat(512);
+        for (line, expected) in [
+            (&["get", "nobody", "--db", dir][..], Exit::NoSuchKey),
+            (&["get", "", "--db", dir], Exit::Usage),
+            (&["get", &long, "--db", dir], Exit::Usage),
+            (&["get", "a"], Exit::Usage),
+            (&["get", "a", "--db", dir, "--server", "a:1"], Exit::Usage),
+            (&["get", "a", "--server", "nonsense"], Exit::Usage),
+            (&["set", "a", "1", "--db", dir], Exit::Usage),
+            (&["get", "a", "--db", "/nowhere/at/all"], Exit::Unavailable),
+            (&["get", "a", "--server", "127.0.0.1:1,unix:/nowhere"], Exit::Unavailable),
+            (&["import", "/nowhere/at/all", "--server", "127.0.0.1:1"], Exit::Usage),
+        ] {
+            let (ended, out) = qsctl(line);
+            let exit = ended.unwrap_or_else(|error| error.exit());
+            assert_eq!((exit, &*out), (expected, ""), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn commands_over_a_socket() {
+        use fake::{Fake, bulk};
+        let relay = Fake::start(|_, command| {
+            Some(match &command[0][..] {
+                b"GET" => bulk(b"old"),
+                _ => "-READONLY this node is a relay; write to the root at root:1\r\n".to_owned(),
+            })
+        });
+        let root = Fake::start(|_, command| {
+            Some(match &command[0][..] {
+                b"SET" => "+OK\r\n".to_owned(),
+                b"DEL" => ":1\r\n".to_owned(),
+                b"QS.INDEX" => ":42\r\n".to_owned(),
+                b"QS.STATUS" => bulk(
+                    serde_json::to_string(&crate::net::node::NodeStatus {
+                        state: "diverged".to_owned(),
+                        ..Default::default()
+                    })
+                    .unwrap()
+                    .as_bytes(),
+                ),
+                b"GET" if command[1] == b"rotten" => {
+                    "-CORRUPT bucket data, key rotten\r\n".to_owned()
+                }
+                _ => "$-1\r\n".to_owned(),
+            })
+        });
+        let both = format!("{},{}", relay.address, root.address);
+        let (root, relay) = (root.address.to_string(), relay.address.to_string());
+        for (line, exit, expected) in [
+            (&["get", "k", "--server", &*both][..], Exit::Ok, "old\n"),
+            (&["get", "k", "--server", &root], Exit::NoSuchKey, ""),
+            (&["get", "rotten", "--server", &root], Exit::Corrupt, ""),
+            (&["set", "k", "-v", "--server", &both], Exit::Ok, "stored, index 42\n"),
+            (&["set", "k", "v", "--server", &relay], Exit::Refused, ""),
+            (&["del", "a", "b", "--server", &both], Exit::Ok, "1 of 2 deleted, index 42\n"),
+            (
+                &["del", "a", "--json", "--server", &root],
+                Exit::Ok,
+                "{\"deleted\":1,\"index\":42}\n",
+            ),
+        ] {
+            let (ended, out) = qsctl(line);
+            assert_eq!((ended.unwrap_or_else(|e| e.exit()), &*out), (exit, expected), "{line:?}");
+        }
+        let (ended, _) = qsctl(&["status", "--server", &root]);
+        assert_eq!(ended.unwrap(), Exit::Corrupt);
+    }
+}

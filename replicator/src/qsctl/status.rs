@@ -1,0 +1,220 @@
+//! `status`: what a node says of itself, or what its files and status page say of it.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use indicatif::{HumanBytes, HumanCount};
+use quicksilver::Reader;
+use quicksilver_format::status::NodeState;
+
+use super::Context;
+use super::client::{Command, Reply};
+use super::error::{Error, Exit};
+use super::target::{self, Kind, Place, first_that_answers};
+use crate::net::node::NodeStatus;
+
+pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
+    let status = match context.target.place()? {
+        Place::Db(dir) => of_files(dir)?,
+        Place::Servers(addresses) => {
+            let (connection, reply) =
+                first_that_answers(addresses, &Command::new("QS.STATUS"), Kind::Read)?;
+            let Reply::Bulk(text) = reply else {
+                return Err(target::unexpected(&connection, "to QS.STATUS, expected JSON").into());
+            };
+            serde_json::from_slice(&text).map_err(|e| {
+                target::unexpected(
+                    &connection,
+                    &format!("to QS.STATUS: {e}; is it another release?"),
+                )
+            })?
+        }
+    };
+    match context.json {
+        true => context.print_json(&status)?,
+        false => context.print(as_text(&status).as_bytes())?,
+    }
+    let diverged = status.state == NodeState::Diverged.name();
+    Ok(if diverged { Exit::Corrupt } else { Exit::Ok })
+}
+
+/// What is known without asking the replicator; what is not stays empty.
+fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
+    let reader = Reader::open(dir)?;
+    let status = reader.status()?;
+    let environment = reader.environment();
+    let txn = environment.env.read().map_err(quicksilver::Error::from)?;
+    let role = match status.state() {
+        Some(NodeState::Root) => "root",
+        Some(NodeState::Following | NodeState::Disconnected | NodeState::Diverged) => "relay",
+        _ => "",
+    };
+    let page = status.page;
+    Ok(NodeStatus {
+        name: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        db_id: status.db_id.to_string(),
+        role: role.to_owned(),
+        state: status.state().map_or("unknown", NodeState::name).to_owned(),
+        index: status.position.index.get(),
+        hash: status.position.hash.to_string(),
+        digest: status.digest.to_string(),
+        keys: status.keys,
+        generation: status.generation.get(),
+        lag_seconds: page.and_then(|page| page.heartbeat_us).map(seconds_since),
+        pid: page.map_or(0, |page| page.pid),
+        history: environment.identity(&txn)?.history.to_string(),
+        oldest_index: environment.log_state(&txn)?.oldest.get(),
+        bytes: status.bytes,
+        ..NodeStatus::default()
+    })
+}
+
+fn seconds_since(time_us: u64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time_us = std::time::Duration::from_micros(time_us);
+    now.saturating_sub(time_us).as_secs_f64()
+}
+
+fn as_text(status: &NodeStatus) -> String {
+    let mut table = Table::default();
+    table.line("state", head(status));
+    table.line("index", status.index);
+    table.line("lag", status.lag_seconds.map_or("unknown".to_owned(), lag));
+    let (keys, bytes) = (HumanCount(status.keys), HumanBytes(status.bytes));
+    table.line("keys", format_args!("{keys}, {bytes}"));
+    if status.oldest_index > status.index {
+        table.line("log", "empty");
+    } else {
+        table.line("log", format_args!("{} to {}", status.oldest_index, status.index));
+    }
+    table.line("hash", &status.hash);
+    table.line("digest", &status.digest);
+    table.line("database", &status.db_id);
+    table.line("history", &status.history);
+    table.line("generation", status.generation);
+    if let Some(upstream) = &status.upstream {
+        let state = if upstream.connected { "connected" } else { "not connected" };
+        let node = upstream.node_id.as_deref().map(|id| format!("{id} at ")).unwrap_or_default();
+        let address = if upstream.address.is_empty() { "none chosen" } else { &upstream.address };
+        table.line("upstream", format_args!("{node}{address}, {state}"));
+        if !upstream.path.is_empty() {
+            table.line("path", upstream.path.join(" > "));
+        }
+        if let Some(error) = &upstream.last_error {
+            table.line("", error);
+        }
+    }
+    for (n, downstream) in status.downstreams.iter().enumerate() {
+        let behind = match status.index.saturating_sub(downstream.index) {
+            0 => "up to date".to_owned(),
+            entries => format!("{} behind", HumanCount(entries)),
+        };
+        let label = if n == 0 { "downstreams" } else { "" };
+        table.line(
+            label,
+            format_args!("{} at {}, {behind}", downstream.node_id, downstream.address),
+        );
+    }
+    if let Some(error) = &status.last_error {
+        table.line("last error", error);
+    }
+    format!("{}\n{}", title(status), table.text)
+}
+
+fn title(status: &NodeStatus) -> String {
+    let mut title = status.name.clone();
+    if !status.node_id.is_empty() {
+        let _ = write!(title, " on {}", status.node_id);
+    }
+    if !status.role.is_empty() {
+        let _ = write!(title, ", {}", status.role);
+    }
+    title
+}
+
+fn head(status: &NodeStatus) -> String {
+    let mut head = status.state.clone();
+    if status.pid != 0 {
+        let _ = write!(head, ", process {}", status.pid);
+    }
+    if !status.version.is_empty() {
+        let _ = write!(head, ", version {}", status.version);
+    }
+    head
+}
+
+fn lag(seconds: f64) -> String {
+    const MINUTE: f64 = 60.0;
+    const HOUR: f64 = 60.0 * MINUTE;
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 2.0 * MINUTE => format!("{s:.0} s"),
+        s if s < 2.0 * HOUR => format!("{:.0} min", s / MINUTE),
+        s => format!("{:.0} h", s / HOUR),
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    text: String,
+}
+
+impl Table {
+    fn line(&mut self, label: &str, value: impl std::fmt::Display) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{label:<12} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use super::*;
+    use crate::net::node::{DownstreamStatus, UpstreamStatus};
+
+    #[test]
+    fn files_tell_what_they_know() {
+        let db = quicksilver::testing::Db::from([("hello", "world")]).unwrap();
+        let status = of_files(db.path()).unwrap();
+        assert_eq!((status.index, status.keys, status.bytes, status.oldest_index), (1, 1, 10, 1));
+        assert_eq!((status.generation, status.upstream.is_none()), (1, true));
+        assert_eq!((status.hash.len(), status.digest.len()), (64, 32));
+    }
+
+    #[test]
+    fn a_table_for_people() {
+        let status = NodeStatus {
+            name: "dns".to_owned(),
+            node_id: "ams-1".to_owned(),
+            role: "relay".to_owned(),
+            state: "following".to_owned(),
+            index: 100,
+            oldest_index: 101,
+            lag_seconds: Some(0.5),
+            upstream: Some(UpstreamStatus {
+                address: "root:7000".to_owned(),
+                connected: true,
+                node_id: Some("root-1".to_owned()),
+                ..UpstreamStatus::default()
+            }),
+            downstreams: vec![DownstreamStatus {
+                node_id: "edge-1".to_owned(),
+                address: "10.0.0.2:999".to_owned(),
+                index: 97,
+            }],
+            ..NodeStatus::default()
+        };
+        let text = as_text(&status);
+        for line in [
+            "dns on ams-1, relay\n",
+            "lag          0.50 s\n",
+            "log          empty\n",
+            "upstream     root-1 at root:7000, connected\n",
+            "downstreams  edge-1 at 10.0.0.2:999, 3 behind\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        assert_eq!(lag(7300.0), "2 h");
+    }
+}

@@ -1,0 +1,93 @@
+//! The step that makes a sealed batch final.
+//!
+//! This is the seam for a root group: there, "final" will mean that a majority has the batch on
+//! disk. A root that stands alone is its own majority, so its durable commit is what makes a
+//! batch final.
+
+use quicksilver::environment::Environment;
+use quicksilver_format::status::NodeState;
+use quicksilver_format::{Batch, ControlRecord, Heartbeat};
+
+use crate::store::{Committed, State, Store, StoreError};
+
+/// Why a batch did not become final.
+#[derive(Debug, thiserror::Error)]
+pub enum FinalizeError {
+    /// It is certain that nothing of it happened; the next batch may be tried.
+    #[error("{0}")]
+    Refused(StoreError),
+    /// It is not known whether it is durable; this process must not decide anything any more.
+    #[error("{0}")]
+    Unknown(StoreError),
+}
+
+/// Makes batches final, one at a time and in order.
+pub trait Finalize: Send {
+    /// The state that the next batch is decided on: everything final so far, applied.
+    fn state(&self) -> &State;
+
+    /// Where that state can be read.
+    fn environment(&self) -> &Environment;
+
+    /// Makes a batch final and applies it here. It follows [`Finalize::state`].
+    fn finalize(&mut self, batch: &Batch) -> Result<Committed, FinalizeError>;
+
+    /// Confirms that [`Finalize::state`] is still the newest: covers answers that change nothing.
+    fn confirm(&mut self) -> Result<(), FinalizeError>;
+
+    /// Makes a control record final.
+    fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError>;
+}
+
+/// A root without a group.
+#[derive(Debug)]
+pub struct Alone {
+    store: Store,
+}
+
+impl Alone {
+    /// Finality is a durable commit to this store.
+    pub fn new(store: Store) -> Self {
+        store.set_state(NodeState::Root);
+        Alone { store }
+    }
+}
+
+impl Finalize for Alone {
+    fn state(&self) -> &State {
+        self.store.state()
+    }
+
+    fn environment(&self) -> &Environment {
+        self.store.environment()
+    }
+
+    fn finalize(&mut self, batch: &Batch) -> Result<Committed, FinalizeError> {
+        self.store.apply(std::slice::from_ref(batch)).map_err(|e| match e {
+            e @ (StoreError::Full(_) | StoreError::NotNext { .. } | StoreError::Read(_)) => {
+                FinalizeError::Refused(e)
+            }
+            e => {
+                self.store.set_state(NodeState::Failed);
+                FinalizeError::Unknown(e)
+            }
+        })
+    }
+
+    fn confirm(&mut self) -> Result<(), FinalizeError> {
+        Ok(())
+    }
+
+    fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError> {
+        if let Ok(Some(heartbeat)) = Heartbeat::from_record(record) {
+            self.store.set_heartbeat(heartbeat.root_clock_us);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.store.set_state(NodeState::Stopped);
+    }
+}

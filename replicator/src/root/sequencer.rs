@@ -1,0 +1,298 @@
+//! The root's one thread: collect, decide, make final, answer; once a window.
+//!
+//! Invariants:
+//! * One batch is in flight: the next is decided only after the last is final and applied here.
+//! * An answer, also one that changed nothing, is given only after what it rests on is final.
+//! * Only final batches enter the tree: `Outlet::batch` is called after `Finalize::finalize`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use quicksilver_format::{Batch, ControlRecord, Heartbeat};
+use quicksilver_protocol::{Millis, Window};
+
+use super::finalize::{Finalize, FinalizeError};
+use super::queue::{Submission, Submissions};
+use super::request::{Answer, Transaction, TxOp, WriteError};
+use super::seal::Sealer;
+use crate::store::{Committed, wall_clock_us};
+
+/// Pause after a batch that found no space, before the next is tried.
+const PAUSE_WHEN_REFUSED: Duration = Duration::from_millis(100);
+
+/// What the sequencer is run with.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// At most one batch is sealed in this time.
+    pub window_ms: u64,
+    /// Most bytes of canonical entries in a batch.
+    pub max_batch_bytes: usize,
+    /// Once the live data exceeds this, SETs are refused; DELs are not.
+    pub max_db_bytes: u64,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+}
+
+/// Where final batches and records go. Calls are short.
+pub trait Outlet: Send {
+    /// A batch is final, durable and visible here.
+    fn batch(&mut self, batch: Batch, committed: &Committed);
+    /// A control record is final.
+    fn control(&mut self, record: ControlRecord);
+    /// A batch was refused; its writers were told.
+    fn refused(&mut self, error: &FinalizeError);
+    /// Nothing can be made final any more; the thread ends.
+    fn failed(&mut self, error: &FinalizeError);
+}
+
+/// Collects, decides and makes final until told to stop, or until that is no longer possible.
+pub struct Sequencer<F, O> {
+    finalize: F,
+    outlet: O,
+    submissions: Submissions,
+    settings: Settings,
+    window: Window,
+    started: Instant,
+    next_heartbeat: Instant,
+    /// Taken from the queue, not in a batch yet; in order.
+    waiting: Vec<Submission>,
+    stop: Arc<AtomicBool>,
+}
+
+impl<F: std::fmt::Debug, O> std::fmt::Debug for Sequencer<F, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sequencer({:?})", self.finalize)
+    }
+}
+
+/// How often a waiting sequencer looks whether it should stop.
+const IDLE: Duration = Duration::from_millis(50);
+
+impl<F: Finalize, O: Outlet> Sequencer<F, O> {
+    /// A sequencer that ends soon after `stop` becomes true, once everything that was let in has
+    /// been answered.
+    pub fn new(
+        finalize: F,
+        outlet: O,
+        submissions: Submissions,
+        settings: Settings,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let now = Instant::now();
+        Sequencer {
+            finalize,
+            outlet,
+            submissions,
+            settings,
+            window: Window::new(settings.window_ms),
+            started: now,
+            next_heartbeat: now,
+            waiting: Vec::new(),
+            stop,
+        }
+    }
+
+    /// Runs the thread.
+    pub fn run(mut self) {
+        while self.turn() {}
+        self.submissions.close();
+        // What is still queued was never decided.
+        while let Ok(submission) = self.submissions.next(Duration::ZERO) {
+            submission.answer(Err(WriteError::ShuttingDown));
+        }
+        for submission in self.waiting.drain(..) {
+            submission.answer(Err(WriteError::ShuttingDown));
+        }
+    }
+
+    /// One heartbeat, one collected batch, or a short wait. False at the end.
+    fn turn(&mut self) -> bool {
+        if self.stopping() {
+            // Whoever was let in before the door closed gets an answer.
+            self.submissions.close();
+            while let Ok(submission) = self.submissions.next(Duration::ZERO) {
+                self.waiting.push(submission);
+            }
+            while !self.waiting.is_empty() {
+                if !self.seal_and_finalize() {
+                    break;
+                }
+            }
+            return false;
+        }
+        if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
+            return false;
+        }
+        self.collect();
+        self.waiting.is_empty() || self.seal_and_finalize()
+    }
+
+    fn heartbeat(&mut self) -> bool {
+        self.next_heartbeat = Instant::now() + self.settings.heartbeat_interval;
+        let after = self.finalize.state().log.last.index;
+        let record = Heartbeat { root_clock_us: wall_clock_us(), after }.to_record();
+        match self.finalize.finalize_control(&record) {
+            Ok(()) => {
+                self.outlet.control(record);
+                true
+            }
+            Err(e @ FinalizeError::Refused(_)) => {
+                self.outlet.refused(&e);
+                true
+            }
+            Err(e @ FinalizeError::Unknown(_)) => {
+                self.outlet.failed(&e);
+                false
+            }
+        }
+    }
+
+    /// Waits for the first writer, then for the end of the window, or until a batch is full.
+    fn collect(&mut self) {
+        if self.waiting.is_empty() {
+            let until = self.next_heartbeat.saturating_duration_since(Instant::now());
+            match self.submissions.next(until.min(IDLE)) {
+                Ok(submission) => self.waiting.push(submission),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(until.min(IDLE));
+                    return;
+                }
+            }
+        }
+        let seal_at = self.instant(self.window.seal_at(self.now()));
+        let mut bytes: usize = self.waiting.iter().map(|s| s.bytes).sum();
+        let mut changes = self.waiting.iter().any(|s| !s.transaction.is_read_only());
+        while !self.stopping() {
+            // The window throttles commits, and reads need none.
+            let left = match changes {
+                true => seal_at.saturating_duration_since(Instant::now()),
+                false => Duration::ZERO,
+            };
+            if bytes >= self.settings.max_batch_bytes {
+                // A full batch still waits for its window, but nothing more is taken.
+                if left.is_zero() {
+                    return;
+                }
+                std::thread::sleep(left.min(IDLE));
+                continue;
+            }
+            // Past the end of the window, whatever is there already still comes along.
+            match self.submissions.next(left.min(IDLE)) {
+                Ok(submission) => {
+                    bytes += submission.bytes;
+                    changes |= !submission.transaction.is_read_only();
+                    self.waiting.push(submission);
+                }
+                Err(_) if left.is_zero() => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left.min(IDLE)),
+            }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// One batch from the front of what is waiting. False when nothing can be final any more.
+    fn seal_and_finalize(&mut self) -> bool {
+        let started = self.now();
+        let sealed = match self.seal() {
+            Ok(sealed) => sealed,
+            Err(e) => {
+                let error = WriteError::Storage(e.to_string());
+                for submission in self.waiting.drain(..) {
+                    submission.answer(Err(error.clone()));
+                }
+                return true;
+            }
+        };
+        let Sealed { batch, answers } = sealed;
+        let outcome = match &batch {
+            Some(batch) => {
+                self.window.sealed(started);
+                self.finalize.finalize(batch).map(Some)
+            }
+            None => self.finalize.confirm().map(|()| None),
+        };
+        match outcome {
+            Ok(committed) => {
+                if let (Some(batch), Some(committed)) = (batch, committed) {
+                    self.outlet.batch(batch, &committed);
+                }
+                for (submission, answer) in answers {
+                    submission.answer(answer);
+                }
+                true
+            }
+            Err(e) => {
+                let known = matches!(e, FinalizeError::Refused(_));
+                let error = if known {
+                    WriteError::Storage(e.to_string())
+                } else {
+                    WriteError::Unknown(e.to_string())
+                };
+                for (submission, _) in answers {
+                    submission.answer(Err(error.clone()));
+                }
+                if known {
+                    self.outlet.refused(&e);
+                    std::thread::sleep(PAUSE_WHEN_REFUSED);
+                } else {
+                    self.outlet.failed(&e);
+                }
+                known
+            }
+        }
+    }
+
+    fn seal(&mut self) -> quicksilver::Result<Sealed> {
+        let state = *self.finalize.state();
+        let max_bytes = self.settings.max_batch_bytes;
+        let mut sealer = Sealer::new(self.finalize.environment(), state.log.last, max_bytes)?;
+        let fitting =
+            |sealer: &Sealer<'_>, s: &Submission| sealer.has_room_for(&s.transaction, s.bytes);
+        let mut decided = Vec::with_capacity(self.waiting.len());
+        for submission in &self.waiting {
+            if !fitting(&sealer, submission) {
+                break;
+            }
+            decided.push(match self.refusal(state.applied.bytes, &submission.transaction) {
+                Some(refusal) => Err(refusal),
+                None => sealer.decide(&submission.transaction),
+            });
+        }
+        let sealed_at_us = wall_clock_us().max(state.log.sealed_at_us);
+        let batch = sealer.seal(sealed_at_us);
+        let answers = self.waiting.drain(..decided.len()).zip(decided).collect();
+        Ok(Sealed { batch, answers })
+    }
+
+    /// A database over its limit can shrink, and not grow.
+    fn refusal(&self, data_bytes: u64, transaction: &Transaction) -> Option<WriteError> {
+        let sets = || transaction.ops.iter().any(|op| matches!(op, TxOp::Set { .. }));
+        (data_bytes > self.settings.max_db_bytes && sets()).then(|| {
+            WriteError::Storage(format!(
+                "the database holds {data_bytes} bytes, limits.max_db_bytes is {}; delete keys, \
+                 or raise the limit",
+                self.settings.max_db_bytes
+            ))
+        })
+    }
+
+    fn now(&self) -> Millis {
+        Millis::new(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn instant(&self, at: Millis) -> Instant {
+        self.started + Duration::from_millis(at.get())
+    }
+}
+
+struct Sealed {
+    batch: Option<Batch>,
+    answers: Vec<(Submission, Result<Answer, WriteError>)>,
+}

@@ -1,0 +1,123 @@
+//! Finding the live generation of a database, or making the first one.
+//!
+//! A generation counts from the moment `CURRENT` names it, and `CURRENT` is written after
+//! everything it names is on disk. A directory that no `CURRENT` names is what a crash left of an
+//! attempt, and is removed.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use quicksilver::environment::{self, Environment};
+use quicksilver_format::layout::{self, Generation};
+use quicksilver_format::meta::{Applied, Format, Identity, LogState};
+use quicksilver_format::{DbId, HistoryId};
+use quicksilver_lmdb::{Env, EnvOptions};
+
+use super::error::StoreError;
+
+/// Readers of the group may enter; only the replicator makes files.
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// What a generation is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Bytes of the memory map; the file never grows past it.
+    pub map_bytes: usize,
+    /// Reader slots.
+    pub max_readers: u32,
+}
+
+/// Makes the data directory when it is missing.
+pub(super) fn data_dir(dir: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir).map_err(StoreError::io(dir))
+}
+
+/// Opens the live generation for writing, after making the first one when there is none.
+///
+/// `history` is what a new database begins with. The caller holds the role lock.
+pub(super) fn open_or_create(
+    dir: &Path,
+    db_id: DbId,
+    history: HistoryId,
+    sizes: Sizes,
+) -> Result<Environment, StoreError> {
+    match environment::live_generation(dir) {
+        Ok(generation) => open(dir, generation, sizes),
+        Err(quicksilver::Error::NoDatabase { .. }) => {
+            create_first(dir, db_id, history, sizes)?;
+            open(dir, Generation::FIRST, sizes)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn options(dir: &Path, sizes: Sizes) -> EnvOptions {
+    EnvOptions {
+        map_bytes: sizes.map_bytes,
+        max_readers: sizes.max_readers,
+        open_lock: Some(dir.join(layout::OPEN_LOCK)),
+        ..EnvOptions::default()
+    }
+}
+
+fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment, StoreError> {
+    let path = dir.join(generation.to_string());
+    let env = Env::open_writer(&path, &options(dir, sizes))?;
+    let buckets = [
+        env.open_bucket(layout::BUCKET_DATA)?,
+        env.open_bucket(layout::BUCKET_CHUNKS)?,
+        env.open_bucket(layout::BUCKET_LOG)?,
+        env.open_bucket(layout::BUCKET_META)?,
+    ];
+    Ok(Environment::new(path, generation, env, buckets)?)
+}
+
+fn create_first(
+    dir: &Path,
+    db_id: DbId,
+    history: HistoryId,
+    sizes: Sizes,
+) -> Result<(), StoreError> {
+    let generation = Generation::FIRST;
+    let path = dir.join(generation.to_string());
+    match fs::remove_dir_all(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
+        _ => {}
+    }
+    DirBuilder::new().mode(DIRECTORY_MODE).create(&path).map_err(StoreError::io(&path))?;
+    let env = Env::open_writer(&path, &options(dir, sizes))?;
+    for bucket in [layout::BUCKET_DATA, layout::BUCKET_CHUNKS, layout::BUCKET_LOG] {
+        env.create_bucket(bucket)?;
+    }
+    let meta = env.create_bucket(layout::BUCKET_META)?;
+    let page_bytes = u32::try_from(env.page_size()).unwrap_or(u32::MAX);
+    let mut txn = env.write()?;
+    txn.put(meta, Format::KEY, &Format::current(page_bytes).encode())?;
+    txn.put(meta, Identity::KEY, &Identity { db_id, history }.encode())?;
+    txn.put(meta, LogState::KEY, &LogState::empty(db_id).encode())?;
+    txn.put(meta, Applied::KEY, &Applied::empty(db_id).encode())?;
+    txn.commit()?;
+    drop(env);
+    sync_directory(&path)?;
+    set_current(dir, generation)
+}
+
+/// Makes `CURRENT` name a generation whose files are on disk.
+pub(super) fn set_current(dir: &Path, generation: Generation) -> Result<(), StoreError> {
+    sync_directory(dir)?;
+    let new = dir.join("CURRENT.new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        writeln!(file, "{generation}")?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join(layout::CURRENT))
+    };
+    write().map_err(StoreError::io(&new))?;
+    sync_directory(dir)
+}
+
+fn sync_directory(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::io(dir))
+}

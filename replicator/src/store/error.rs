@@ -1,0 +1,97 @@
+//! What can go wrong in the store, and what it means for whoever asked.
+
+use std::io;
+use std::path::PathBuf;
+
+use quicksilver_format::{DbId, Position};
+use quicksilver_lmdb::LmdbError;
+
+/// Why the store could not be opened, or did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process is the writer.
+    #[error(
+        "{path}: another quicksilverd{holder} holds the role lock of this database; stop it first, \
+         or give this one a data_dir of its own", path = path.display()
+    )]
+    RoleLockHeld {
+        /// The lock file.
+        path: PathBuf,
+        /// Who, when it is known: ` (pid 123)`.
+        holder: String,
+    },
+    /// The directory holds another database.
+    #[error(
+        "{path}: holds database {found}, the configuration says {expected}; correct db_id or \
+         data_dir", path = path.display()
+    )]
+    WrongDatabase {
+        /// The data directory.
+        path: PathBuf,
+        /// What the configuration says.
+        expected: DbId,
+        /// What is there.
+        found: DbId,
+    },
+    /// The batch does not follow what is stored. Nothing was written.
+    #[error("batch follows {found}, the log ends at {expected}; nothing was written")]
+    NotNext {
+        /// Where the log ends.
+        expected: Position,
+        /// What the batch follows.
+        found: Position,
+    },
+    /// No space on the disk, or in the map. Nothing was written; it can be tried again.
+    #[error("no space for this commit: {0}; nothing was written, it will be tried again")]
+    Full(LmdbError),
+    /// The storage failed in a way after which the environment must be opened anew.
+    #[error("storage failed: {0}; the environment has to be opened anew")]
+    Failed(LmdbError),
+    /// What is stored is not what was written.
+    #[error(transparent)]
+    Read(#[from] quicksilver::Error),
+    /// A file or directory of the database could not be made, read or locked.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The status page could not be made.
+    #[error("{path}: {source}", path = path.display())]
+    StatusPage {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: quicksilver::status_page::PageError,
+    },
+}
+
+impl From<LmdbError> for StoreError {
+    fn from(e: LmdbError) -> Self {
+        let cause = match &e {
+            LmdbError::CommitFailed { source } => source.as_ref(),
+            other => other,
+        };
+        match cause {
+            LmdbError::DiskFull(_) | LmdbError::MapFull(_) if !e.needs_reopen() => {
+                StoreError::Full(e)
+            }
+            _ => StoreError::Failed(e),
+        }
+    }
+}
+
+impl StoreError {
+    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| StoreError::Io { path, source }
+    }
+
+    /// Whether the same call can succeed later without anything being opened anew.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Full(_))
+    }
+}

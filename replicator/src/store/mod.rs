@@ -1,0 +1,227 @@
+//! The store: a database's data and log, and the one process that writes them.
+//!
+//! [`Store::apply`] is the only way in: it takes batches that continue the log and writes data,
+//! log, index, running hash and digest in one LMDB transaction ([`apply`]). [`create`] finds or
+//! makes the generation, [`role_lock`] keeps it to one writer, and [`writer`] is the thread on which
+//! a relay applies what its upstream sends.
+
+pub mod apply;
+mod create;
+mod error;
+pub mod gc;
+mod role_lock;
+pub mod writer;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use quicksilver::Reader;
+use quicksilver::environment::Environment;
+use quicksilver::status_page::StatusWriter;
+use quicksilver_format::layout;
+use quicksilver_format::meta::Identity;
+use quicksilver_format::status::{Commit, NodeState};
+use quicksilver_format::{Batch, DbId, HistoryId, Index, Position};
+use quicksilver_lmdb::Transaction;
+
+pub use apply::State;
+pub use create::Sizes;
+pub use error::StoreError;
+pub use gc::Retention;
+use role_lock::RoleLock;
+
+/// Microseconds since the Unix epoch, for the fields that people and graphs read. No decision
+/// is made on it.
+pub fn wall_clock_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What one commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The bookkeeping after it.
+    pub state: State,
+    /// Batches in it.
+    pub batches: usize,
+    /// Entries in it.
+    pub entries: u64,
+    /// Bytes of canonical entries in it.
+    pub payload_bytes: u64,
+    /// How long writing and syncing took.
+    pub duration: Duration,
+}
+
+/// A database opened for writing.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    environment: Environment,
+    identity: Identity,
+    state: State,
+    retention: Retention,
+    page: StatusWriter,
+    _role: RoleLock,
+}
+
+impl Store {
+    /// Opens the database in `dir` for writing, or makes an empty one, and becomes its writer.
+    ///
+    /// `history` is what a new database begins with: random at a root, nil where it will be
+    /// learnt from an upstream.
+    pub fn open(
+        dir: &Path,
+        db_id: DbId,
+        history: HistoryId,
+        sizes: Sizes,
+    ) -> Result<Self, StoreError> {
+        create::data_dir(dir)?;
+        let role = RoleLock::take(dir)?;
+        let environment = create::open_or_create(dir, db_id, history, sizes)?;
+        if environment.db_id != db_id {
+            return Err(StoreError::WrongDatabase {
+                path: dir.to_owned(),
+                expected: db_id,
+                found: environment.db_id,
+            });
+        }
+        // After a crash a read transaction can show the state before the last durable commit as
+        // long as another process holds the environment open; a write transaction cannot.
+        let txn = environment.env.write()?;
+        let state =
+            State { log: environment.log_state(&txn)?, applied: environment.applied(&txn)? };
+        let identity = environment.identity(&txn)?;
+        txn.abort();
+        let path = dir.join(layout::STATUS);
+        let page = StatusWriter::open_or_create(&path, db_id)
+            .map_err(|source| StoreError::StatusPage { path, source })?;
+        let store = Store {
+            dir: dir.to_owned(),
+            environment,
+            identity,
+            state,
+            retention: Retention::UNLIMITED,
+            page,
+            _role: role,
+        };
+        store.page.set_generation(store.environment.generation);
+        store.page.set_process(std::process::id(), wall_clock_us());
+        store.page.set_state(NodeState::Starting);
+        store.publish();
+        Ok(store)
+    }
+
+    /// From the next commit on, keeps no more of the log than this.
+    pub fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    /// A reader on the same environment, for this process.
+    pub fn reader(&self) -> Reader {
+        Reader::from_environment(&self.dir, self.environment.clone())
+    }
+
+    /// The opened generation.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Which database, and which of its pasts.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The bookkeeping after the last commit.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Where the log ends.
+    pub fn end(&self) -> Position {
+        self.state.log.last
+    }
+
+    /// Writes batches that continue the log, durably and all at once, and makes them visible.
+    ///
+    /// What is already stored is skipped. A batch that does not follow is refused before
+    /// anything is written, and the store is as it was.
+    pub fn apply(&mut self, batches: &[Batch]) -> Result<Committed, StoreError> {
+        let started = Instant::now();
+        let stored = batches.iter().take_while(|b| b.last() <= self.end().index).count();
+        let batches = &batches[stored..];
+        let mut end = self.end();
+        for batch in batches {
+            if !batch.continues(&end) {
+                return Err(StoreError::NotNext { expected: end, found: batch.before() });
+            }
+            end = batch.after();
+        }
+        if !batches.is_empty() {
+            let mut txn = self.environment.env.write()?;
+            let (retention, now_us) = (self.retention, wall_clock_us());
+            let state =
+                apply::apply(&self.environment, &mut txn, self.state, batches, retention, now_us)?;
+            txn.commit()?;
+            self.state = state;
+            self.publish();
+        }
+        Ok(Committed {
+            state: self.state,
+            batches: batches.len(),
+            entries: batches.iter().map(|b| b.len() as u64).sum(),
+            payload_bytes: batches.iter().map(|b| b.payload_bytes() as u64).sum(),
+            duration: started.elapsed(),
+        })
+    }
+
+    /// Takes over the history of the upstream, whose log was found to continue this one's.
+    pub fn adopt_history(&mut self, history: HistoryId) -> Result<(), StoreError> {
+        if self.identity.history == history {
+            return Ok(());
+        }
+        let identity = Identity { history, ..self.identity };
+        let mut txn = self.environment.env.write()?;
+        txn.put(self.environment.meta, Identity::KEY, &identity.encode())?;
+        txn.commit()?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// Pages one commit of `entries` with `payload_bytes` may dirty, at most: every random key
+    /// dirties a leaf of its own, but there are only so many leaves.
+    pub fn dirty_pages(&self, entries: usize, payload_bytes: usize) -> usize {
+        let leaves = self
+            .environment
+            .env
+            .read()
+            .and_then(|txn| txn.stat(self.environment.data))
+            .map_or(usize::MAX, |stat| usize::try_from(stat.leaf_pages).unwrap_or(usize::MAX));
+        // Cells or chunks once, the log once, and as much again for pages that are half full.
+        let new_pages = 4 * payload_bytes / self.environment.page_bytes;
+        entries.min(leaves).saturating_add(new_pages)
+    }
+
+    /// Publishes what the replicator is doing.
+    pub fn set_state(&self, state: NodeState) {
+        self.page.set_state(state);
+    }
+
+    /// Publishes a heartbeat, which counts when everything before it is committed here.
+    pub fn set_heartbeat(&self, root_clock_us: u64) {
+        self.page.set_heartbeat(root_clock_us);
+    }
+
+    fn publish(&self) {
+        self.page.publish(&Commit {
+            position: self.state.applied.position,
+            digest: self.state.applied.digest,
+            keys: self.state.applied.keys,
+            time_us: wall_clock_us(),
+        });
+    }
+
+    /// Oldest index that is still in the log.
+    pub fn oldest(&self) -> Index {
+        self.state.log.oldest
+    }
+}

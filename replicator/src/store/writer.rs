@@ -1,0 +1,191 @@
+//! The thread on which a relay applies what its upstream sends.
+//!
+//! It commits as soon as the previous commit has ended, taking everything that has arrived: one
+//! batch a window when it keeps up, and ever larger commits when it is behind, which is what
+//! makes it catch up.
+//!
+//! Invariants:
+//! * LMDB's write transactions of a relay happen on this thread and nowhere else.
+//! * A heartbeat counts only after the commit of everything that came before it.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use quicksilver_format::status::NodeState;
+use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
+
+use super::{Committed, Store, StoreError};
+
+/// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
+const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
+/// Pause before a commit is tried again that found no space.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the thread is told, in stream order.
+#[derive(Debug)]
+pub enum Command {
+    /// Apply a batch that was verified and continues the one before it.
+    Apply(Batch),
+    /// Count a heartbeat.
+    Heartbeat(Heartbeat),
+    /// Take over the upstream's history.
+    AdoptHistory(HistoryId),
+    /// Publish what the replicator is doing.
+    SetState(NodeState),
+    /// Finish what has arrived, and end.
+    Stop,
+}
+
+/// Who is told what the thread did. Calls are short.
+pub trait Observer: Send {
+    /// A commit is durable and visible.
+    fn committed(&mut self, committed: &Committed);
+    /// A heartbeat counts now.
+    fn heartbeat(&mut self, heartbeat: Heartbeat);
+    /// A commit found no space; it is tried again.
+    fn waiting_for_space(&mut self, error: &StoreError);
+    /// What had arrived does not continue what is stored, which ends at `end`; it is dropped.
+    /// Whoever sends must begin again from there, and has been told when this returns.
+    fn out_of_step(&mut self, error: &StoreError, end: Position);
+    /// The upstream's history was taken over.
+    fn history_adopted(&mut self, history: HistoryId, end: Position);
+    /// The storage cannot be trusted any more; the thread ends.
+    fn failed(&mut self, error: &StoreError);
+}
+
+/// Runs until [`Command::Stop`], until all senders are gone, or until the storage fails.
+pub fn run(mut store: Store, commands: &Receiver<Command>, observer: &mut dyn Observer) {
+    let mut pending = VecDeque::new();
+    let mut wait = None;
+    loop {
+        if !receive(commands, &mut pending, wait.take()) {
+            break;
+        }
+        match step(&mut store, &mut pending, observer) {
+            Ok(Next::Go) => {}
+            Ok(Next::Stop) => break,
+            Err(e) if e.is_transient() => {
+                observer.waiting_for_space(&e);
+                wait = Some(RETRY_AFTER);
+            }
+            Err(e @ StoreError::NotNext { .. }) => {
+                observer.out_of_step(&e, store.end());
+                pending.extend(commands.try_iter());
+                keep_what_continues(&mut pending, store.end());
+            }
+            Err(e) => {
+                store.set_state(NodeState::Failed);
+                observer.failed(&e);
+                return;
+            }
+        }
+    }
+    store.set_state(NodeState::Stopped);
+}
+
+/// Takes everything that has arrived; waits when there is nothing to do. False when nobody can
+/// send any more.
+fn receive(
+    commands: &Receiver<Command>,
+    pending: &mut VecDeque<Command>,
+    wait: Option<Duration>,
+) -> bool {
+    if let Some(wait) = wait {
+        match commands.recv_timeout(wait) {
+            Ok(command) => pending.push_back(command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    } else if pending.is_empty() {
+        match commands.recv() {
+            Ok(command) => pending.push_back(command),
+            Err(_) => return false,
+        }
+    }
+    pending.extend(commands.try_iter());
+    true
+}
+
+/// Drops batches of before a reset, and keeps those that a new session has sent since.
+fn keep_what_continues(pending: &mut VecDeque<Command>, mut end: Position) {
+    pending.retain(|command| match command {
+        Command::Apply(batch) if batch.continues(&end) => {
+            end = batch.after();
+            true
+        }
+        Command::Apply(_) => false,
+        _ => true,
+    });
+}
+
+enum Next {
+    Go,
+    Stop,
+}
+
+/// One commit of what is pending, then whatever came behind it. On an error the batches stay
+/// pending.
+fn step(
+    store: &mut Store,
+    pending: &mut VecDeque<Command>,
+    observer: &mut dyn Observer,
+) -> Result<Next, StoreError> {
+    let batches = one_commit(store, pending);
+    if !batches.is_empty() {
+        let committed = store.apply(&batches)?;
+        observer.committed(&committed);
+        drop_first(pending, batches.len());
+    }
+    while let Some(command) = pending.pop_front() {
+        match command {
+            Command::Apply(batch) => {
+                pending.push_front(Command::Apply(batch));
+                break;
+            }
+            Command::Heartbeat(heartbeat) => {
+                store.set_heartbeat(heartbeat.root_clock_us);
+                observer.heartbeat(heartbeat);
+            }
+            Command::AdoptHistory(history) => {
+                store.adopt_history(history)?;
+                observer.history_adopted(history, store.end());
+            }
+            Command::SetState(state) => store.set_state(state),
+            Command::Stop => return Ok(Next::Stop),
+        }
+    }
+    Ok(Next::Go)
+}
+
+/// The batches of the next commit: all that are pending, up to a bound on its dirty pages.
+/// Heartbeats and states between them do not hold a commit back; a new history does.
+fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let (mut entries, mut payload_bytes) = (0, 0);
+    for command in pending {
+        match command {
+            Command::Apply(batch) => {
+                entries += batch.len();
+                payload_bytes += batch.payload_bytes();
+                let fits = store.dirty_pages(entries, payload_bytes) <= DIRTY_PAGES_PER_COMMIT;
+                if !fits && !batches.is_empty() {
+                    break;
+                }
+                batches.push(batch.clone());
+            }
+            Command::Heartbeat(_) | Command::SetState(_) => {}
+            Command::AdoptHistory(_) | Command::Stop => break,
+        }
+    }
+    batches
+}
+
+/// Removes the first `n` batches, and what stands before and between them stays in order.
+fn drop_first(pending: &mut VecDeque<Command>, mut n: usize) {
+    pending.retain(|command| {
+        let drop = n > 0 && matches!(command, Command::Apply(_));
+        n -= usize::from(drop);
+        !drop
+    });
+}

@@ -1,0 +1,283 @@
+//! The store against a model: whatever is written, in whatever batches and commits, what can be
+//! read, its digest, its log and its verification are those of a map that saw the same changes.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use proptest::prelude::*;
+use quicksilver::log::{self, HashAt};
+use quicksilver::verify;
+use quicksilver_format::{
+    Batch, BatchBuilder, BatchLimits, CellCrc, DbId, Entry, HistoryId, Index, Position, StateDigest,
+};
+use quicksilver_replicator::store::{Retention, Sizes, Store, StoreError};
+
+fn db_id() -> DbId {
+    DbId::from_bytes([7; 16])
+}
+
+fn open(dir: &Path) -> Store {
+    let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+    Store::open(dir, db_id(), HistoryId::from_bytes([1; 16]), sizes).unwrap()
+}
+
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
+fn seal(before: Position, changes: &[Change]) -> Batch {
+    let mut builder = BatchBuilder::new(before);
+    for (key, value) in changes {
+        builder.push(match value {
+            Some(value) => Entry::set(key, value),
+            None => Entry::del(key),
+        });
+    }
+    builder.seal(1).unwrap()
+}
+
+fn set(key: &str, value: &str) -> Change {
+    (key.into(), Some(value.into()))
+}
+
+/// Few keys, so that they meet again; values of every kind: in the leaf, in a page, in chunks.
+fn change() -> impl Strategy<Value = Change> {
+    let key =
+        (0..12u8).prop_map(|n| vec![b'k'; usize::from(n) % 3 + 1].into_iter().chain([n]).collect());
+    let length = prop_oneof![4 => 0..40usize, 2 => 2000..4200usize, 1 => 8000..30_000usize];
+    let value = (length, any::<u8>()).prop_map(|(n, b)| vec![b; n]);
+    (key, prop::option::weighted(0.8, value))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_store_is_a_map_with_a_log(
+        commits in prop::collection::vec(
+            prop::collection::vec(prop::collection::vec(change(), 1..12), 1..4), 1..6),
+        reopen_after in 0..6usize,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        let mut model: BTreeMap<Vec<u8>, (Index, Vec<u8>)> = BTreeMap::new();
+        let mut position = Position::genesis(db_id());
+        let mut sealed = Vec::new();
+        for (n, commit) in commits.iter().enumerate() {
+            let batches: Vec<Batch> = commit.iter().map(|changes| {
+                let batch = seal(position, changes);
+                position = batch.after();
+                batch
+            }).collect();
+            store.apply(&batches).unwrap();
+            for (index, entry) in batches.iter().flat_map(Batch::entries) {
+                match entry.op {
+                    quicksilver_format::Op::Set(value) => {
+                        model.insert(entry.key.to_vec(), (index, value.to_vec()));
+                    }
+                    quicksilver_format::Op::Del => {
+                        model.remove(entry.key);
+                    }
+                }
+            }
+            sealed.extend(batches);
+            if n == reopen_after {
+                drop(store);
+                store = open(dir.path());
+            }
+            prop_assert_eq!(store.end(), position);
+        }
+
+        let reader = store.reader();
+        let snapshot = reader.snapshot().unwrap();
+        let found: BTreeMap<Vec<u8>, Vec<u8>> = snapshot.iter().unwrap()
+            .map(|pair| pair.map(|(k, v)| (k.to_vec(), v.to_vec())))
+            .collect::<Result<_, _>>().unwrap();
+        let expected: BTreeMap<Vec<u8>, Vec<u8>> =
+            model.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+        prop_assert_eq!(found, expected);
+
+        let crc = CellCrc::new(db_id());
+        let mut digest = StateDigest::EMPTY;
+        for (key, (index, value)) in &model {
+            digest.add(StateDigest::term(key, *index, value.len() as u32, crc.of(key, *index, value)));
+        }
+        prop_assert_eq!(snapshot.digest(), digest);
+        prop_assert_eq!(snapshot.len(), model.len() as u64);
+
+        let report = verify::verify(reader.environment(), |_| {}).unwrap();
+        prop_assert!(report.is_clean(), "{:?}", report.problems);
+        prop_assert_eq!(report.batches, sealed.len() as u64);
+
+        // The log gives every record back byte for byte, from any index, and every hash.
+        let environment = reader.environment();
+        let txn = environment.env.read().unwrap();
+        for (n, batch) in sealed.iter().enumerate() {
+            for index in [batch.first(), batch.last()] {
+                let records = log::read_after(environment, &txn, index.previous(), usize::MAX).unwrap();
+                prop_assert_eq!(records.len(), sealed.len() - n);
+                prop_assert_eq!(&records[0].bytes[..], &batch.record()[..]);
+            }
+            for (index, _) in batch.entries() {
+                let hash = batch.hash_at(index).unwrap();
+                let expected = if index == batch.last() { HashAt::Boundary(hash) } else { HashAt::Inside(hash) };
+                prop_assert_eq!(log::hash_at(environment, &txn, index).unwrap(), expected);
+            }
+        }
+        let end = position.index;
+        prop_assert!(log::read_after(environment, &txn, end, usize::MAX).unwrap().is_empty());
+        prop_assert_eq!(log::hash_at(environment, &txn, end.next()).unwrap(), HashAt::Beyond(end));
+        let genesis = Position::genesis(db_id());
+        prop_assert_eq!(log::hash_at(environment, &txn, Index::ZERO).unwrap(), HashAt::Boundary(genesis.hash));
+    }
+}
+
+#[test]
+fn what_does_not_follow_is_refused_before_it_touches_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let first = seal(Position::genesis(db_id()), &[set("a", "1")]);
+    let second = seal(first.after(), &[set("b", "2")]);
+    let third = seal(second.after(), &[set("c", "3")]);
+    store.apply(std::slice::from_ref(&first)).unwrap();
+
+    let last_txn = |store: &Store| store.environment().env.info().unwrap().last_txn_id;
+    let before = last_txn(&store);
+    // A hole.
+    assert!(matches!(store.apply(std::slice::from_ref(&third)), Err(StoreError::NotNext { .. })));
+    // Another past at the right index.
+    let elsewhere = seal(Position { index: first.last(), ..second.after() }, &[set("b", "2")]);
+    assert!(matches!(store.apply(&[elsewhere]), Err(StoreError::NotNext { .. })));
+    // Another database.
+    let other = seal(Position::genesis(DbId::from_bytes([8; 16])), &[set("a", "1"), set("b", "2")]);
+    assert!(matches!(store.apply(&[other]), Err(StoreError::NotNext { .. })));
+    // One of several.
+    assert!(store.apply(&[second.clone(), first.clone()]).is_err());
+    assert_eq!(last_txn(&store), before, "nothing was committed");
+    assert_eq!(store.end(), first.after());
+
+    // What is stored already is skipped, and the rest applied.
+    store.apply(&[first, second.clone(), third.clone()]).unwrap();
+    assert_eq!(store.end(), third.after());
+    let committed = store.apply(&[second, third]).unwrap();
+    assert_eq!(committed.batches, 0);
+}
+
+#[test]
+fn a_second_writer_and_another_database_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+    let history = HistoryId::from_bytes([1; 16]);
+    let refused = Store::open(dir.path(), db_id(), history, sizes).unwrap_err();
+    assert!(matches!(refused, StoreError::RoleLockHeld { .. }), "{refused}");
+    drop(store);
+    let refused = Store::open(dir.path(), DbId::from_bytes([9; 16]), history, sizes).unwrap_err();
+    assert!(matches!(refused, StoreError::WrongDatabase { .. }), "{refused}");
+    open(dir.path());
+}
+
+#[test]
+fn what_a_crash_left_of_a_creation_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("gen-000001")).unwrap();
+    std::fs::write(dir.path().join("gen-000001/data.mdb"), b"half").unwrap();
+    std::fs::write(dir.path().join("CURRENT.new"), b"gen-0").unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.end(), Position::genesis(db_id()));
+}
+
+#[test]
+fn a_full_map_refuses_the_batch_and_the_store_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = Sizes { map_bytes: 1 << 20, max_readers: 126 };
+    let mut store =
+        Store::open(dir.path(), db_id(), HistoryId::from_bytes([1; 16]), sizes).unwrap();
+    let small = seal(store.end(), &[set("a", "1")]);
+    store.apply(std::slice::from_ref(&small)).unwrap();
+    // Not compressible, so that the log cannot hide it.
+    let noise: Vec<u8> = (0..2_000_000u64)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .take(2 << 20)
+        .collect();
+    let large = seal(store.end(), &[(b"b".to_vec(), Some(noise))]);
+    let error = store.apply(&[large]).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(store.end(), small.after());
+    let next = seal(store.end(), &[set("b", "2")]);
+    store.apply(&[next]).unwrap();
+    assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
+}
+
+/// Whatever is collected, the log is whole batches without a hole, up to its end.
+#[test]
+fn the_log_is_collected_by_bytes_and_by_age_and_never_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    store.set_retention(Retention { max_bytes: 256 << 10, ..Retention::UNLIMITED });
+    let mut oldest = Index::FIRST;
+    for n in 0..300u64 {
+        let noise: Vec<u8> = (0..1000)
+            .flat_map(|i| (n * 1000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+            .collect();
+        let batch = seal(store.end(), &[(b"k".to_vec(), Some(noise))]);
+        store.apply(std::slice::from_ref(&batch)).unwrap();
+        assert!(store.oldest() >= oldest, "it never comes back");
+        oldest = store.oldest();
+    }
+    assert!(oldest > Index::new(200), "oldest is {oldest}");
+    let environment = store.environment();
+    let txn = environment.env.read().unwrap();
+    let before = oldest.previous();
+    assert!(matches!(log::hash_at(environment, &txn, before).unwrap(), HashAt::Boundary(_)));
+    let gone = log::hash_at(environment, &txn, before.previous()).unwrap();
+    assert_eq!(gone, HashAt::TooOld(oldest));
+    drop(txn);
+    let report = verify::verify(environment, |_| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    assert_eq!(report.log, Some((oldest, Index::new(300))));
+
+    // Everything is too old now (the batches were sealed in 1970); the newest stays.
+    store.set_retention(Retention { max_age_us: 1, ..Retention::UNLIMITED });
+    for _ in 0..3 {
+        let batch = seal(store.end(), &[set("a", &store.end().to_string())]);
+        store.apply(&[batch]).unwrap();
+    }
+    assert_eq!(store.oldest(), store.end().index);
+    assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
+}
+
+#[test]
+fn history_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let history = HistoryId::random();
+    store.adopt_history(history).unwrap();
+    drop(store);
+    assert_eq!(open(dir.path()).identity().history, history);
+}
+
+/// The largest value that any configuration may allow goes through one transaction, although its
+/// chunks and its log together are about as many pages as LMDB lets a transaction dirty.
+#[test]
+fn the_largest_value_fits_one_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = Sizes { map_bytes: 2 << 30, max_readers: 126 };
+    let mut store =
+        Store::open(dir.path(), db_id(), HistoryId::from_bytes([1; 16]), sizes).unwrap();
+    let mut state = 1u64;
+    let noise: Vec<u8> = (0..quicksilver_format::limits::VALUE_HARD_MAX_BYTES / 8)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .collect();
+    let batch = seal(store.end(), &[(b"huge".to_vec(), Some(noise.clone()))]);
+    let batch = Batch::decode(batch.record().clone(), &BatchLimits::HARD).unwrap();
+    store.apply(&[batch]).unwrap();
+    assert!(store.reader().get(b"huge").unwrap().unwrap() == noise);
+    let gone = seal(store.end(), &[(b"huge".to_vec(), None)]);
+    store.apply(&[gone]).unwrap();
+    assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
+}
