@@ -215,6 +215,28 @@ fn at_most_one_batch_a_window() {
     assert!(seen[1].0 - seen[0].0 > Duration::from_millis(150));
 }
 
+/// The window throttles commits; who only reads does not wait for one.
+#[test]
+fn reads_do_not_wait_for_the_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    root.submit(vec![set("a", "1")]).unwrap();
+    let started = Instant::now();
+    assert_eq!(root.submit(vec![get("a")]).unwrap().ops, [OpAnswer::Value(Some(b("1")))]);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
+fn an_answer_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 0, MIB, 1 << 30);
+    root.submit(vec![set("a", &"v".repeat(MIB / 2))]).unwrap();
+    root.submit(vec![get("a"), get("a")]).unwrap();
+    let refused = root.submit(vec![set("b", "1"), get("a"), get("a"), get("a")]).unwrap_err();
+    assert!(matches!(refused, WriteError::AnswerTooLarge { .. }), "{refused}");
+    assert_eq!(root.submit(vec![get("b")]).unwrap().ops, [OpAnswer::Value(None)]);
+}
+
 #[test]
 fn a_transaction_never_spans_two_batches() {
     let dir = tempfile::tempdir().unwrap();

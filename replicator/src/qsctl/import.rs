@@ -28,8 +28,9 @@ use crate::net::listen::Address;
 
 /// Bytes of keys and values after which an MSET is sent, however few its pairs.
 const BATCH_BYTES: usize = 1 << 20;
-/// Most MSETs in flight.
-const IN_FLIGHT_COMMANDS: usize = 64;
+/// Most MSETs in flight: at their default size enough to fill the largest batch that a root seals
+/// in one window, so that no window is wasted.
+const IN_FLIGHT_COMMANDS: usize = 128;
 /// Most bytes of keys and values in flight, unless a single MSET has more.
 const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Longest line: every byte of the longest pair as a six-character escape of JSON, and framing.
@@ -72,8 +73,8 @@ pub(super) fn run(args: ImportArgs, context: &mut Context<'_>) -> Result<Exit, E
     let (done, result) = import(&args, input, addresses, &bar);
     bar.finish_and_clear();
     let mut connection = result.map_err(|source| Error::Import {
+        progress: progress(&args, &done, &source),
         source: Box::new(source),
-        progress: progress(&args, &done),
     })?;
     let index = target::index(&mut connection)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -100,21 +101,20 @@ pub(super) fn run(args: ImportArgs, context: &mut Context<'_>) -> Result<Exit, E
 }
 
 /// What is acknowledged after a failure, and how to go on.
-fn progress(args: &ImportArgs, done: &Amount) -> String {
+fn progress(args: &ImportArgs, done: &Amount, error: &Error) -> String {
     let lines = args.skip + done.lines;
-    let mut text = format!(
-        "acknowledged: {} entries, lines {} to {lines}; a few commands after them may be stored \
-         too, and storing the same pairs again is harmless\nresume with: --skip {lines}",
-        done.entries,
-        args.skip + 1,
-    );
-    if done.lines == 0 {
-        text = match args.skip {
-            0 => "acknowledged: nothing; start again".to_owned(),
-            skip => format!("acknowledged: nothing; start again with --skip {skip}"),
-        };
-    }
-    text
+    let acknowledged = match done.entries {
+        0 => "acknowledged: nothing".to_owned(),
+        n => format!("acknowledged: {n} entries, up to line {lines}"),
+    };
+    // A bad line stops the reading, and everything that was sent is answered.
+    let beyond = match error {
+        Error::Client(ClientError::Lost { .. } | ClientError::Server { .. }) => {
+            "; more may be stored, and going on sends it again"
+        }
+        _ => "",
+    };
+    format!("{acknowledged}{beyond}\nto go on: the same command with --skip {lines}")
 }
 
 fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), Error> {

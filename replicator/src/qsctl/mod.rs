@@ -49,10 +49,17 @@ const OUTPUT_BYTES: usize = 64 << 10;
 struct Cli {
     /// A database of this machine: a NAME below /var/lib/quicksilver, or a DIR (with a slash, as
     /// in ./dns).
-    #[arg(long, global = true, env = "QS_DB", value_name = "NAME|DIR")]
+    #[arg(long, global = true, env = "QS_DB", hide_env_values = true, value_name = "NAME|DIR")]
     db: Option<PathBuf>,
     /// Client sockets of replicators, host:port or unix:PATH; each is tried in turn.
-    #[arg(long, global = true, env = "QS_SERVER", value_name = "A,B,C", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "QS_SERVER",
+        hide_env_values = true,
+        value_name = "A,B,C",
+        value_delimiter = ','
+    )]
     server: Vec<String>,
     /// Print JSON.
     #[arg(long, global = true)]
@@ -227,6 +234,27 @@ mod tests {
         assert_eq!(ended.unwrap(), Exit::Ok);
         let status: crate::net::node::NodeStatus = serde_json::from_str(&out).unwrap();
         assert_eq!((status.index, status.keys), (4, 4));
+    }
+
+    #[test]
+    fn damage_is_found_and_never_printed() {
+        use std::os::unix::fs::FileExt;
+        let value = "a value that was written to this key";
+        let db = quicksilver::testing::Db::from([("a", value), ("b", "1")]).unwrap();
+        let dir = db.path().to_str().unwrap();
+        let path = db.path().join("gen-000001/data.mdb");
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(value.len()).position(|window| window == value.as_bytes());
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(b"A", at.unwrap() as u64).unwrap();
+        file.sync_all().unwrap();
+        let (ended, out) = qsctl(&["verify", "--db", dir]);
+        assert_eq!(ended.unwrap(), Exit::Corrupt);
+        assert!(out.starts_with("CORRUPT: 1 problem, index 2") && out.contains("key a"), "{out}");
+        let (ended, out) = qsctl(&["get", "a", "--db", dir]);
+        assert_eq!((ended.unwrap_err().exit(), &*out), (Exit::Corrupt, ""));
+        let (ended, _) = qsctl(&["get", "b", "--db", dir]);
+        assert_eq!(ended.unwrap(), Exit::Ok);
     }
 
     #[test]

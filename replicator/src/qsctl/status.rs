@@ -31,6 +31,10 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
             })?
         }
     };
+    if matches!(context.target.place()?, Place::Db(_)) && is_gone(status.pid) {
+        let pid = status.pid;
+        context.note(format_args!("process {pid} does not run here: this is what it left"));
+    }
     match context.json {
         true => context.print_json(&status)?,
         false => context.print(as_text(&status).as_bytes())?,
@@ -68,6 +72,11 @@ fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
         bytes: status.bytes,
         ..NodeStatus::default()
     })
+}
+
+/// Whether no process has this number; in another PID namespace it may have another.
+fn is_gone(pid: u32) -> bool {
+    pid != 0 && !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn seconds_since(time_us: u64) -> f64 {

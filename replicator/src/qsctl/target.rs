@@ -19,8 +19,16 @@ pub(super) const DATABASES: &str = "/var/lib/quicksilver";
 pub(super) struct Target {
     db: Option<PathBuf>,
     servers: Vec<Address>,
-    /// Both are known, and the servers were asked for more explicitly.
-    prefer_servers: bool,
+    typed: Typed,
+}
+
+/// Which of them stands on the command line; the environment must not override it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Typed {
+    #[default]
+    Neither,
+    Db,
+    Servers,
 }
 
 /// Whom a command that only reads asks.
@@ -49,28 +57,29 @@ impl Target {
         matches: &ArgMatches,
     ) -> Result<Self, Error> {
         let typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
-        let (db_typed, servers_typed) = (typed("db"), typed("server"));
-        if db_typed && servers_typed {
-            return Err(Error::Usage(
-                "--db and --server together: give the one that the command is about".to_owned(),
-            ));
-        }
+        let typed = match (typed("db"), typed("server")) {
+            (false, false) => Typed::Neither,
+            (true, false) => Typed::Db,
+            (false, true) => Typed::Servers,
+            (true, true) => {
+                return Err(Error::Usage(
+                    "--db and --server together: give the one that the command is about".to_owned(),
+                ));
+            }
+        };
         let servers: Vec<Address> = servers
             .iter()
             .filter(|text| !text.is_empty())
             .map(|text| text.parse().map_err(|e| Error::Usage(format!("--server: {e}"))))
             .collect::<Result<_, _>>()?;
-        Ok(Target {
-            db: db.filter(|db| !db.as_os_str().is_empty()).map(directory),
-            servers,
-            prefer_servers: servers_typed,
-        })
+        let db = db.filter(|db| !db.as_os_str().is_empty()).map(directory);
+        Ok(Target { db, servers, typed })
     }
 
     /// Whom a command that reads asks.
     pub(super) fn place(&self) -> Result<Place<'_>, Error> {
         match &self.db {
-            Some(db) if !self.prefer_servers || self.servers.is_empty() => Ok(Place::Db(db)),
+            Some(db) if self.typed != Typed::Servers => Ok(Place::Db(db)),
             _ if !self.servers.is_empty() => Ok(Place::Servers(&self.servers)),
             _ => Err(Error::Usage(
                 "which database? pass --db NAME|DIR or --server ADDRESS, or set QS_DB or QS_SERVER"
@@ -81,9 +90,11 @@ impl Target {
 
     /// The servers, for a command that needs one.
     pub(super) fn servers(&self) -> Result<&[Address], Error> {
-        if self.servers.is_empty() {
+        if self.servers.is_empty() || self.typed == Typed::Db {
             return Err(Error::Usage(
-                "which server? pass --server HOST:PORT or unix:PATH, or set QS_SERVER".to_owned(),
+                "which server? this command goes through one: pass --server HOST:PORT or \
+                 unix:PATH, or set QS_SERVER"
+                    .to_owned(),
             ));
         }
         Ok(&self.servers)
@@ -91,7 +102,7 @@ impl Target {
 
     /// The directory, for a command that needs the environment itself.
     pub(super) fn db(&self) -> Result<&Path, Error> {
-        self.db.as_deref().ok_or_else(|| {
+        self.db.as_deref().filter(|_| self.typed != Typed::Servers).ok_or_else(|| {
             Error::Usage(
                 "which database? this command reads the files: pass --db NAME|DIR, or set QS_DB"
                     .to_owned(),
@@ -172,6 +183,18 @@ pub(super) fn unexpected(connection: &Connection, problem: &str) -> ClientError 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let servers = vec![Address::Unix("/s".into())];
+        let target = |typed| Target { db: Some("/d".into()), servers: servers.clone(), typed };
+        assert!(matches!(target(Typed::Neither).place(), Ok(Place::Db(_))));
+        assert!(target(Typed::Neither).servers().is_ok() && target(Typed::Neither).db().is_ok());
+        assert!(matches!(target(Typed::Db).place(), Ok(Place::Db(_))));
+        assert!(target(Typed::Db).servers().is_err(), "a write to a server nobody named");
+        assert!(matches!(target(Typed::Servers).place(), Ok(Place::Servers(_))));
+        assert!(target(Typed::Servers).db().is_err());
+    }
 
     #[test]
     fn a_word_is_a_name_and_a_path_a_directory() {

@@ -136,9 +136,11 @@ fn walk_server(
     selection: Selection<'_>,
     visit: &mut Visit<'_>,
 ) -> Result<(Index, Index), Error> {
-    let (mut connection, reply) =
-        first_that_answers(addresses, &scan_command(b"0", selection), Kind::Read)?;
+    // The index is asked for before the keys: when it is the same at the end, nothing changed.
+    let scan = scan_command(b"0", selection);
+    let (mut connection, _) = first_that_answers(addresses, &scan, Kind::Read)?;
     let begin = target::index(&mut connection)?;
+    let reply = connection.call(&scan)?;
     let (mut cursor, mut keys) = scan_reply(&connection, reply)?;
     loop {
         if visit_keys(&mut connection, &keys, selection.values, visit)?.is_break() || cursor == b"0"

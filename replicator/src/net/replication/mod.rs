@@ -70,8 +70,9 @@ pub trait ReplicaLog: Send + Sync + 'static {
 /// [`Feed::has_room`].
 ///
 /// Calls come in stream order. When a commit fails, the writer calls [`Feed::reset`] with what is
-/// on disk and *then* empties its queue: after `reset` has returned, nothing of before it is
-/// handed over any more.
+/// on disk and *then* drops from its queue the batches that do not continue that: after `reset`
+/// has returned, nothing of before it is handed over any more, but the next session may already
+/// have begun.
 pub trait BatchSink: Send + Sync + 'static {
     /// Store this batch; it continues the one before it.
     fn apply(&self, batch: Batch);

@@ -203,7 +203,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// Carries out what the session wants, then gives it the next item if it can take one.
     async fn send(&mut self) -> Sent {
-        if !self.connection.is_flushed() {
+        // The last words are not waited with: `Connection::finish` gives them its own deadline.
+        if !self.connection.is_flushed() && !self.session.has_ended() {
             return Sent::Nothing;
         }
         while let Some(action) = self.session.poll(self.clock.now()) {

@@ -83,10 +83,16 @@ impl Store {
         self.feed.committed(end);
     }
 
-    /// A commit fails: what was queued is gone.
+    /// A commit fails: what was queued is gone, unless the next session has brought it again.
     fn fail(&self) {
         self.feed.reset(self.end());
-        self.disk.lock().unwrap().queue.clear();
+        let mut disk = self.disk.lock().unwrap();
+        let mut end = Self::end_of(&disk);
+        disk.queue.retain(|batch| {
+            let keep = batch.continues(&end);
+            end = if keep { batch.after() } else { end };
+            keep
+        });
     }
 
     fn queued(&self) -> usize {
@@ -590,6 +596,26 @@ async fn a_node_that_shuts_down_says_goodbye() {
     })
     .await;
     until("the list is empty", || root.downstreams.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_downstream_that_does_not_read_does_not_hold_up_a_shutdown() {
+    let limits = FeedLimits { pending_batches: 1, ..FeedLimits::default() };
+    let (root, stuck) = (Node::root(&[]), Node::with("stuck", DB, &[], limits, 10));
+    let mut network = Network::of(&[&root]);
+    network.pipe_bytes = 512;
+    stuck.store.disk.lock().unwrap().commits_itself = false;
+    network.follow(&stuck, &[&root]);
+    until("it follows", || stuck.status().is_connected()).await;
+    for n in 0..4 {
+        root.write(&sized_batch(root.store.end(), 4, 5_000, n));
+    }
+    let sent = || root.downstreams.list().first().is_some_and(|d| d.sent > Index::new(4));
+    until("the pipe is full", sent).await;
+    network.nodes.lock().unwrap().clear();
+    root.shutdown.send_replace(true);
+    let left = timeout(Duration::from_secs(3), until("it is left", || root.downstreams.is_empty()));
+    left.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
