@@ -183,7 +183,8 @@ impl Node for Replicator {
     }
 
     fn index(&self) -> Index {
-        self.reader.index().unwrap_or_default()
+        // From LMDB: the status page may trail what a client was just told.
+        self.reader.status().map_or(Index::ZERO, |status| status.position.index)
     }
 
     fn writes(&self) -> Option<&dyn WritePath> {

@@ -90,9 +90,11 @@ impl Observer for ReplicaOutlet {
         self.0.refused(error);
     }
 
-    fn out_of_step(&mut self, error: &StoreError, end: Position) {
-        self.0.refused(error);
-        self.0.feed.reset(end);
+    fn out_of_step(&mut self, error: &StoreError, end: Position, forget: &mut dyn FnMut()) {
+        metrics::commit_failed();
+        self.0.last_error.set(error);
+        tracing::error!(%error, "following begins again from what is stored");
+        self.0.feed.reset_with(end, forget);
     }
 
     fn history_adopted(&mut self, history: HistoryId, end: Position) {

@@ -224,6 +224,7 @@ impl ReplicationView {
         Some(UpstreamStatus {
             address: upstream.address.as_ref().map(ToString::to_string).unwrap_or_default(),
             connected: upstream.is_connected(),
+            state: upstream.state.as_str().to_owned(),
             node_id: upstream.node_id.as_ref().map(ToString::to_string),
             path: path.map(|hop| hop.node_id.to_string()).collect(),
             last_error: upstream.last_error.clone(),

@@ -211,6 +211,8 @@ pub struct UpstreamStatus {
     pub address: String,
     /// Whether a session lives.
     pub connected: bool,
+    /// `following`, `disconnected`, `diverged`, `wrong-database`, `needs-snapshot` or `idle`.
+    pub state: String,
     /// Who answered there.
     pub node_id: Option<String>,
     /// Node ids from the root to the upstream.

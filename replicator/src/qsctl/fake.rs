@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::io::{BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -45,7 +45,13 @@ impl Fake {
                             })
                             .collect();
                         kept.lock().unwrap().push(request.clone());
-                        let Some(reply) = answer(number, &request) else { return };
+                        let Some(reply) = answer(number, &request) else {
+                            // Closing with unread input would reset the connection, and the
+                            // replies on their way with it.
+                            stream.shutdown(Shutdown::Write).unwrap();
+                            let _ = std::io::copy(&mut input, &mut std::io::sink());
+                            return;
+                        };
                         if stream.write_all(reply.as_bytes()).is_err() {
                             return;
                         }

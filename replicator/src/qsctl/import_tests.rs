@@ -28,7 +28,7 @@ fn keys(seen: &[Request]) -> Vec<String> {
 #[test]
 fn everything_arrives_once_in_order_and_in_whole_batches() {
     let fake = Fake::start(|_, _| Some("+OK\r\n".to_owned()));
-    let (amount, result) = imported(&args(7, 0), &lines(1000), &[fake.address.clone()]);
+    let (amount, result) = imported(&args(7, 0), &lines(1000), std::slice::from_ref(&fake.address));
     result.unwrap();
     assert_eq!((amount.entries, amount.lines), (1000, 1000));
     assert_eq!(amount.input_bytes, lines(1000).len() as u64);
@@ -42,7 +42,7 @@ fn large_values_travel_alone_and_blank_lines_count() {
     let fake = Fake::start(|_, _| Some("+OK\r\n".to_owned()));
     let big = "x".repeat(BATCH_BYTES + 1);
     let input = format!("a\t{big}\n\nb\t{big}\nc\t1\nd\t2");
-    let (amount, result) = imported(&args(1000, 0), &input, &[fake.address.clone()]);
+    let (amount, result) = imported(&args(1000, 0), &input, std::slice::from_ref(&fake.address));
     result.unwrap();
     assert_eq!((amount.entries, amount.lines), (4, 5));
     let pairs: Vec<_> = fake.seen.lock().unwrap().iter().map(|request| request.len() / 2).collect();
@@ -52,7 +52,8 @@ fn large_values_travel_alone_and_blank_lines_count() {
 #[test]
 fn a_lost_connection_tells_what_was_acknowledged() {
     let fake = Fake::start(|number, _| (number < 5).then(|| "+OK\r\n".to_owned()));
-    let (amount, result) = imported(&args(10, 0), &lines(1000), &[fake.address.clone()]);
+    let (amount, result) =
+        imported(&args(10, 0), &lines(1000), std::slice::from_ref(&fake.address));
     assert_eq!((amount.entries, amount.lines), (50, 50));
     let error = result.unwrap_err();
     assert_eq!(error.exit(), Exit::Unavailable);
@@ -61,7 +62,8 @@ fn a_lost_connection_tells_what_was_acknowledged() {
 
     // From there it goes on without loss or repetition.
     let fake = Fake::start(|_, _| Some("+OK\r\n".to_owned()));
-    let (amount, result) = imported(&args(10, 50), &lines(1000), &[fake.address.clone()]);
+    let (amount, result) =
+        imported(&args(10, 50), &lines(1000), std::slice::from_ref(&fake.address));
     result.unwrap();
     assert_eq!((amount.entries, amount.lines), (950, 950));
     assert_eq!(keys(&fake.seen.lock().unwrap())[0], "k51");
@@ -72,7 +74,8 @@ fn a_refused_batch_stops_everything_after_it() {
     let fake = Fake::start(|number, _| {
         Some(if number == 3 { "-ERR value of 9 bytes\r\n" } else { "+OK\r\n" }.to_owned())
     });
-    let (amount, result) = imported(&args(1, 0), &lines(100_000), &[fake.address.clone()]);
+    let (amount, result) =
+        imported(&args(1, 0), &lines(100_000), std::slice::from_ref(&fake.address));
     assert_eq!(amount.entries, 3);
     let error = result.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused);
@@ -85,16 +88,17 @@ fn a_refused_batch_stops_everything_after_it() {
 fn a_bad_line_is_named_and_what_came_before_is_stored() {
     let fake = Fake::start(|_, _| Some("+OK\r\n".to_owned()));
     let input = format!("{}no tab here\n{}", lines(25), lines(25));
-    let (amount, result) = imported(&args(10, 0), &input, &[fake.address.clone()]);
+    let (amount, result) = imported(&args(10, 0), &input, std::slice::from_ref(&fake.address));
     assert_eq!((amount.entries, amount.lines), (25, 25));
     let error = result.unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
     assert!(error.to_string().starts_with("standard input, line 26: no tab"), "{error}");
 
-    let (amount, result) = imported(&args(10, 0), "\tempty key\n", &[fake.address.clone()]);
+    let (amount, result) =
+        imported(&args(10, 0), "\tempty key\n", std::slice::from_ref(&fake.address));
     assert_eq!(amount, Amount::default());
     assert!(result.unwrap_err().to_string().contains("line 1: key of 0 bytes"));
-    let (_, result) = imported(&args(10, 9), &lines(3), &[fake.address.clone()]);
+    let (_, result) = imported(&args(10, 9), &lines(3), std::slice::from_ref(&fake.address));
     assert!(result.unwrap_err().to_string().contains("has only 3 lines"));
 }
 

@@ -204,6 +204,7 @@ mod tests {
             upstream: Some(UpstreamStatus {
                 address: "root:7000".to_owned(),
                 connected: true,
+                state: "following".to_owned(),
                 node_id: Some("root-1".to_owned()),
                 ..UpstreamStatus::default()
             }),

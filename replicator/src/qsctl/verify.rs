@@ -30,7 +30,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
 /// On stderr, and only when that is a terminal.
 fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    let template = "{msg:7} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left";
+    let template = "{msg:7} {bar:30} {human_pos} of {human_len}, {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

@@ -45,9 +45,9 @@ pub trait Observer: Send {
     fn heartbeat(&mut self, heartbeat: Heartbeat);
     /// A commit found no space; it is tried again.
     fn waiting_for_space(&mut self, error: &StoreError);
-    /// What had arrived does not continue what is stored, which ends at `end`; it is dropped.
-    /// Whoever sends must begin again from there, and has been told when this returns.
-    fn out_of_step(&mut self, error: &StoreError, end: Position);
+    /// What has arrived does not continue what is stored, which ends at `end`. `forget` drops it;
+    /// call it while nobody can send, and have whoever sends begin again from `end`.
+    fn out_of_step(&mut self, error: &StoreError, end: Position, forget: &mut dyn FnMut());
     /// The upstream's history was taken over.
     fn history_adopted(&mut self, history: HistoryId, end: Position);
     /// The storage cannot be trusted any more; the thread ends.
@@ -70,9 +70,10 @@ pub fn run(mut store: Store, commands: &Receiver<Command>, observer: &mut dyn Ob
                 wait = Some(RETRY_AFTER);
             }
             Err(e @ StoreError::NotNext { .. }) => {
-                observer.out_of_step(&e, store.end());
-                pending.extend(commands.try_iter());
-                keep_what_continues(&mut pending, store.end());
+                observer.out_of_step(&e, store.end(), &mut || {
+                    pending.extend(commands.try_iter());
+                    pending.retain(|command| !matches!(command, Command::Apply(_)));
+                });
             }
             Err(e) => {
                 store.set_state(NodeState::Failed);
@@ -105,18 +106,6 @@ fn receive(
     }
     pending.extend(commands.try_iter());
     true
-}
-
-/// Drops batches of before a reset, and keeps those that a new session has sent since.
-fn keep_what_continues(pending: &mut VecDeque<Command>, mut end: Position) {
-    pending.retain(|command| match command {
-        Command::Apply(batch) if batch.continues(&end) => {
-            end = batch.after();
-            true
-        }
-        Command::Apply(_) => false,
-        _ => true,
-    });
 }
 
 enum Next {

@@ -278,6 +278,12 @@ impl Feed {
     /// Starts anew at `position`, which is on disk: after a failed commit, or when the database
     /// was replaced. Sessions that read or pushed before it end.
     pub fn reset(&self, position: Position) {
+        self.reset_with(position, || ());
+    }
+
+    /// Like [`Feed::reset`]; `forget` runs when nothing of before can be pushed any more and
+    /// nothing of after it yet: there the writer drops what it was handed. It must not block.
+    pub fn reset_with(&self, position: Position, forget: impl FnOnce()) {
         let mut ring = self.ring();
         ring.epoch = Epoch(ring.epoch.0 + 1);
         ring.first += ring.items.len() as u64;
@@ -290,6 +296,7 @@ impl Feed {
         ring.pending_batches = 0;
         ring.pending_bytes = 0;
         ring.heartbeat = ring.heartbeat.filter(|heartbeat| heartbeat.after <= position.index);
+        forget();
         drop(ring);
         self.wake();
     }

@@ -69,10 +69,9 @@ pub trait ReplicaLog: Send + Sync + 'static {
 /// The way to the writer thread. Nothing here blocks; what is on its way is bounded by
 /// [`Feed::has_room`].
 ///
-/// Calls come in stream order. When a commit fails, the writer calls [`Feed::reset`] with what is
-/// on disk and *then* drops from its queue the batches that do not continue that: after `reset`
-/// has returned, nothing of before it is handed over any more, but the next session may already
-/// have begun.
+/// Calls come in stream order. When a commit fails, the writer tells [`Feed::reset_with`] what is
+/// on disk and drops its queue in there: nothing of before it is handed over any more, and the
+/// next session, which begins with what is on disk, hands over nothing before it.
 pub trait BatchSink: Send + Sync + 'static {
     /// Store this batch; it continues the one before it.
     fn apply(&self, batch: Batch);

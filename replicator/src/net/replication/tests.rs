@@ -83,16 +83,9 @@ impl Store {
         self.feed.committed(end);
     }
 
-    /// A commit fails: what was queued is gone, unless the next session has brought it again.
+    /// A commit fails: what was queued is gone.
     fn fail(&self) {
-        self.feed.reset(self.end());
-        let mut disk = self.disk.lock().unwrap();
-        let mut end = Self::end_of(&disk);
-        disk.queue.retain(|batch| {
-            let keep = batch.continues(&end);
-            end = if keep { batch.after() } else { end };
-            keep
-        });
+        self.feed.reset_with(self.end(), || self.disk.lock().unwrap().queue.clear());
     }
 
     fn queued(&self) -> usize {
