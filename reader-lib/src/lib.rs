@@ -40,6 +40,7 @@ pub mod verify;
 
 pub use error::{Error, Result};
 pub use quicksilver_format::{DbId, HistoryId, Index, Position, RunningHash, StateDigest};
+pub use quicksilver_lmdb::LmdbError;
 pub use reader::{Reader, Status};
 pub use snapshot::{Pairs, Snapshot};
 pub use value::Value;

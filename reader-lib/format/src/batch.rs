@@ -545,6 +545,19 @@ mod tests {
         }
     }
 
+    /// A record can be whole and still claim a past that its entries do not lead to.
+    #[test]
+    fn a_hash_that_the_entries_do_not_lead_to_is_refused() {
+        for at in [AT_HASH_BEFORE, AT_HASH_AFTER] {
+            let mut forged = sample().record().to_vec();
+            forged[at] ^= 1;
+            let crc = record_crc(&forged);
+            forged[AT_CRC..AT_CRC + 4].copy_from_slice(&crc.to_le_bytes());
+            let error = Batch::decode(forged.into(), &BatchLimits::default()).unwrap_err();
+            assert!(error.to_string().contains("running hash"), "{error}");
+        }
+    }
+
     #[test]
     fn every_cut_is_found() {
         let record = sample().record().clone();

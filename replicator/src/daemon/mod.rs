@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use quicksilver::Reader;
 use quicksilver_format::{HistoryId, ProcessId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -45,6 +46,8 @@ use crate::store::{Retention, Sizes, Store, writer};
 
 /// How long connections get to finish after the doors were closed.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the pages of a reader that died in a transaction stay held back, at most.
+const READER_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// Threads that serve sockets. Reads are microseconds; more would only contend.
 const NETWORK_THREADS: usize = 4;
 
@@ -219,6 +222,7 @@ impl Daemon {
         }
         notify::notify("READY=1");
         tokio::spawn(watchdog(node));
+        tokio::spawn(clear_dead_readers(self.replicator.reader.clone()));
         let _ = self.stopped.wait_for(|stopping| *stopping).await;
         self.end(tasks).await
     }
@@ -248,6 +252,20 @@ impl Daemon {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Frees the slots, and with them the pages, of readers that died in a transaction.
+async fn clear_dead_readers(reader: Reader) {
+    let mut ticks = tokio::time::interval(READER_CHECK_INTERVAL);
+    loop {
+        ticks.tick().await;
+        // It takes a lock of the environment, but only for microseconds.
+        match reader.environment().env.reader_check() {
+            Ok(0) => {}
+            Ok(dead) => tracing::info!(dead, "freed the slots of readers that died"),
+            Err(e) => tracing::warn!(error = %e, "dead readers could not be looked for"),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The operators' socket: metrics, probes and status over HTTP/1.1.
 //!
 //! Invariants: every connection has a deadline for its request's headers and for its whole life,
-//! and there are at most [`MAX_CONNECTIONS`] of them; request bodies are never read.
+//! and there are at most `MAX_CONNECTIONS` of them; request bodies are never read.
 
 use std::convert::Infallible;
 use std::future::Future;

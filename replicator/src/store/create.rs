@@ -4,9 +4,9 @@
 //! everything it names is on disk. A directory that no `CURRENT` names is what a crash left of an
 //! attempt, and is removed.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use quicksilver::environment::{self, Environment};
@@ -19,6 +19,10 @@ use super::error::StoreError;
 
 /// Readers of the group may enter; only the replicator makes files.
 const DIRECTORY_MODE: u32 = 0o750;
+/// Readers of the group may read the data.
+const DATA_MODE: u32 = 0o640;
+/// Readers of the group write their slots.
+const READER_TABLE_MODE: u32 = 0o660;
 
 /// What a generation is opened with.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +69,7 @@ fn options(dir: &Path, sizes: Sizes) -> EnvOptions {
 fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment, StoreError> {
     let path = dir.join(generation.to_string());
     let env = Env::open_writer(&path, &options(dir, sizes))?;
+    set_modes(&path)?;
     let buckets = [
         env.open_bucket(layout::BUCKET_DATA)?,
         env.open_bucket(layout::BUCKET_CHUNKS)?,
@@ -72,6 +77,16 @@ fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment,
         env.open_bucket(layout::BUCKET_META)?,
     ];
     Ok(Environment::new(path, generation, env, buckets)?)
+}
+
+/// Lets members of the directory's group read the data and take a slot in the reader table,
+/// whatever the umask. By name: opening lock.mdb here would drop LMDB's own locks.
+fn set_modes(generation: &Path) -> Result<(), StoreError> {
+    for (file, mode) in [("data.mdb", DATA_MODE), ("lock.mdb", READER_TABLE_MODE)] {
+        let path = generation.join(file);
+        fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(StoreError::io(&path))?;
+    }
+    Ok(())
 }
 
 fn create_first(

@@ -1,9 +1,9 @@
 //! The store: a database's data and log, and the one process that writes them.
 //!
 //! [`Store::apply`] is the only way in: it takes batches that continue the log and writes data,
-//! log, index, running hash and digest in one LMDB transaction ([`apply`]). [`create`] finds or
-//! makes the generation, [`role_lock`] keeps it to one writer, and [`writer`] is the thread on which
-//! a relay applies what its upstream sends.
+//! log, index, running hash and digest in one LMDB transaction ([`apply`](mod@apply)). `create`
+//! finds or makes the generation, `role_lock` keeps it to one writer, [`gc`] collects the oldest
+//! log, and [`writer`] is the thread on which a relay applies what its upstream sends.
 
 pub mod apply;
 mod create;

@@ -11,10 +11,10 @@
 //! ```
 //!
 //! * [`feed`]: the recent part of the stream in memory, between the one who adds to it (the root's
-//!   sequencer, or [`follow`]) and everyone who reads it. It makes cut-through possible and bounds
+//!   sequencer, or [`follow`](mod@follow)) and everyone who reads it. It makes cut-through possible and bounds
 //!   it.
 //! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
-//! * [`follow`]: the upstream: dialling, the session, and what an operator is told about it.
+//! * [`follow`](mod@follow): the upstream: dialling, the session, and what an operator is told about it.
 //! * [`connection`]: bytes in and out of a stream, bounded.
 //!
 //! There is no LMDB here: the store is behind [`ReplicaLog`] (reads) and [`BatchSink`] (writes).

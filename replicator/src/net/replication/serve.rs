@@ -39,7 +39,7 @@ pub struct ServeContext {
     pub log: Arc<dyn ReplicaLog>,
     /// The recent part of it.
     pub feed: Arc<Feed>,
-    /// Where this node hangs in the tree, kept by [`super::follow`] or, at the root, constant.
+    /// Where this node hangs in the tree, kept by [`super::follow`](mod@super::follow) or, at the root, constant.
     pub lineage: watch::Receiver<Lineage>,
     /// Who else follows.
     pub downstreams: Arc<Downstreams>,

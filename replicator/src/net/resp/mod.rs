@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Any node answers reads, also while it is cut off; only the root accepts writes. A connection
-//! is one task ([`connection`]) and keeps strict order: see [`session`] for how writes that are
+//! is one task (`connection`) and keeps strict order: see `session` for how writes that are
 //! not durable yet and the reads behind them are kept apart.
 
 mod answer;
