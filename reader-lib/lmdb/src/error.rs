@@ -269,14 +269,19 @@ impl LmdbError {
     /// Whether the environment must be closed and opened again before it is written to.
     ///
     /// True for a fatal error, and for a commit that failed once it had begun to touch the disk:
-    /// what a failed `fsync` left there is only known after a fresh look.
+    /// what a failed `fsync` left there is only known after a fresh look. Not for a full disk:
+    /// pages that no commit names are written again by the next one, and when it was the meta page
+    /// that did not fit, LMDB itself refuses everything from then on with [`LmdbError::Panic`].
     #[must_use]
     pub fn needs_reopen(&self) -> bool {
         match self {
             Self::Panic(_) => true,
             Self::CommitFailed { source } => !matches!(
                 **source,
-                Self::MapFull(_) | Self::TransactionFull(_) | Self::BadTransaction(_)
+                Self::MapFull(_)
+                    | Self::DiskFull(_)
+                    | Self::TransactionFull(_)
+                    | Self::BadTransaction(_)
             ),
             _ => false,
         }

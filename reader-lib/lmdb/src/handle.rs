@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::sys::statvfs::statvfs;
 
 use crate::env::EnvOptions;
 use crate::error::Place;
@@ -26,7 +27,7 @@ use crate::sys::{
     mdb_env_open, mdb_env_set_mapsize, mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat,
     mdb_reader_check, mdb_txn_abort, mdb_txn_begin, mdb_txn_id, mdb_txn_renew, mdb_txn_reset,
 };
-use crate::{Bucket, LmdbError};
+use crate::{Bucket, LmdbError, reader_table};
 
 /// What an environment was opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +78,9 @@ impl Handle {
         let doing = "opening the environment";
         let c_path = CString::new(dir.as_os_str().as_bytes())
             .map_err(|_| LmdbError::NulByte { what: "the environment's path" })?;
+        if mode == Mode::Writer {
+            reader_table::allocate(dir, options.max_readers, options.file_mode)?;
+        }
         let mut env: *mut MDB_env = null_mut();
         // SAFETY: `env` is a valid place for the new handle.
         let code = unsafe { mdb_env_create(&raw mut env) };
@@ -117,6 +121,13 @@ impl Handle {
         });
         handle.keep_from_programs();
         Ok(handle)
+    }
+
+    /// Whether the file system has no room for even a small commit.
+    pub(crate) fn disk_is_full(&self) -> bool {
+        const SMALL_COMMIT_BYTES: u64 = 1 << 20;
+        statvfs(&self.dir)
+            .is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() < SMALL_COMMIT_BYTES)
     }
 
     /// LMDB leaves its descriptor of data.mdb open across `exec`: no business of other programs.

@@ -96,6 +96,7 @@ mod handle;
 mod inspect;
 mod open_lock;
 mod pool;
+mod reader_table;
 mod registry;
 mod sys;
 mod txn;

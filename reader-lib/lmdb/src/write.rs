@@ -10,6 +10,8 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use nix::libc::{EIO, ENOSPC};
+
 use crate::cursor::WriteCursor;
 use crate::env::open_dbi;
 use crate::handle::{Handle, Mode, NO_WRITER};
@@ -150,6 +152,8 @@ impl<'env> WriteTxn<'env> {
         if code == MDB_SUCCESS {
             return Ok(());
         }
+        // LMDB reports a short write, which is how a disk fills up, as EIO.
+        let code = if code == EIO && txn.handle.disk_is_full() { ENOSPC } else { code };
         Err(LmdbError::CommitFailed { source: Box::new(txn.handle.fail(code, doing)) })
     }
 

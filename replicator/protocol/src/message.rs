@@ -277,7 +277,8 @@ pub enum ByeReason {
     StopReached,
     /// The process goes away, or is about to be replaced by a newer one.
     Restarting,
-    /// A commit failed at the source, so what it passed on last may not be in its log.
+    /// The source begins anew from what is on its disk: a commit failed, so that what it passed on
+    /// last may not be in its log, or it has only now learnt its database's history.
     Reset,
     /// The follower reads so slowly that the source's log has left it behind.
     TooSlow,
@@ -335,7 +336,7 @@ impl fmt::Display for ByeReason {
         f.write_str(match self {
             ByeReason::StopReached => "the index to stop at is reached",
             ByeReason::Restarting => "it is restarting",
-            ByeReason::Reset => "its commit failed",
+            ByeReason::Reset => "it begins anew from what is on its disk",
             ByeReason::TooSlow => "the follower was too slow",
             ByeReason::Silent => "the other end was silent",
             ByeReason::Malformed => "it was sent something the protocol does not allow",

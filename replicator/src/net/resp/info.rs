@@ -226,19 +226,19 @@ fn sections(status: &NodeStatus, figures: &Figures) -> Vec<(&'static str, String
     ]);
     let lag = status.lag_seconds.map_or_else(|| "unknown".to_owned(), |lag| format!("{lag:.3}"));
     let quicksilver = lines(&[
-        ("name", &status.name),
-        ("db_id", &status.db_id),
-        ("node_id", &status.node_id),
-        ("role", &status.role),
-        ("state", &status.state),
-        ("index", &status.index),
-        ("oldest_index", &status.oldest_index),
-        ("hash", &status.hash),
-        ("digest", &status.digest),
-        ("history", &status.history),
-        ("generation", &status.generation),
-        ("bytes", &status.bytes),
-        ("lag_seconds", &lag),
+        ("quicksilver_name", &status.name),
+        ("quicksilver_db_id", &status.db_id),
+        ("quicksilver_node_id", &status.node_id),
+        ("quicksilver_role", &status.role),
+        ("quicksilver_state", &status.state),
+        ("quicksilver_index", &status.index),
+        ("quicksilver_oldest_index", &status.oldest_index),
+        ("quicksilver_hash", &status.hash),
+        ("quicksilver_digest", &status.digest),
+        ("quicksilver_history", &status.history),
+        ("quicksilver_generation", &status.generation),
+        ("quicksilver_bytes", &status.bytes),
+        ("quicksilver_lag_seconds", &lag),
     ]);
     let keyspace = match status.keys {
         0 => String::new(),
