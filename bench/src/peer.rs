@@ -1,0 +1,59 @@
+//! The peers that are written in C: compiled on the spot against the system's liblmdb.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::Result;
+
+/// Compiles `source`, a path below `bench/`, into `dir` with `cc -O2`.
+pub fn compile(source: &str, dir: &Path) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let program = dir.join("peer");
+    let status = Command::new("cc")
+        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-o"])
+        .args([&program, &source])
+        .arg("-llmdb")
+        .status()
+        .map_err(|e| format!("cc cannot be started: {e}"))?;
+    if !status.success() {
+        return Err(format!("cc could not compile {}", source.display()).into());
+    }
+    Ok(program)
+}
+
+/// A peer that answers one line for every line it is told.
+#[derive(Debug)]
+pub struct Dialogue {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+}
+
+impl Dialogue {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (to, from) = (child.stdin.take(), child.stdout.take());
+        let from = BufReader::new(from.ok_or("no pipe from the peer")?);
+        Ok(Dialogue { child, to, from })
+    }
+
+    /// One question, one answer: its numbers.
+    pub fn ask(&mut self, question: &str) -> Result<Vec<u64>> {
+        writeln!(self.to.as_mut().ok_or("no pipe to the peer")?, "{question}")?;
+        let mut answer = String::new();
+        if self.from.read_line(&mut answer)? == 0 {
+            return Err("the peer ended".into());
+        }
+        Ok(answer.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+    }
+}
+
+impl Drop for Dialogue {
+    fn drop(&mut self) {
+        // The end of its input ends it.
+        self.to = None;
+        let _ = self.child.wait();
+    }
+}

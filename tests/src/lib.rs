@@ -1,0 +1,93 @@
+//! What the scenarios in `tests/` are made of: real processes, real sockets, one directory.
+//!
+//! * [`cluster`]: a tree of replicators, root to leaf, in a temporary directory.
+//! * [`process`]: one child process and its log file.
+//! * [`reader`]: a separate process that reads a node's memory, `qs-test-reader`.
+//! * [`resp`], [`http`]: the smallest clients that show every byte.
+//! * [`proxy`]: a bad network between two nodes.
+//! * [`load`]: a writer that remembers what it was promised.
+//!
+//! Invariants:
+//! * only processes that a test started are ever signalled, by pid, and none outlives its test;
+//! * nothing listens outside the test's directory or loopback;
+//! * waiting is always for a condition, with a deadline ([`eventually`]); a failed test leaves its
+//!   directory behind and prints every node's state and the end of its log.
+
+pub mod cluster;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod proxy;
+pub mod reader;
+pub mod resp;
+
+use std::hash::{DefaultHasher, Hasher};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+
+pub use cluster::{Cluster, Status};
+pub use process::Process;
+pub use reader::ReaderProcess;
+
+/// Between two looks at a condition.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// Takes the seed of every random test.
+const SEED_VARIABLE: &str = "QS_SEED";
+
+/// Looks until `probe` finds something, or `None` when `within` has passed.
+pub fn poll<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        let found = probe();
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+    }
+}
+
+/// Looks until `probe` finds something.
+///
+/// # Panics
+/// With `what` when `within` has passed.
+pub fn eventually<T>(what: &str, within: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    match poll(within, probe) {
+        Some(found) => found,
+        None => panic!("not within {within:?}: {what}"),
+    }
+}
+
+/// A generator whose seed is printed and can be given in `QS_SEED`.
+pub fn seeded_rng() -> StdRng {
+    let seed = match std::env::var(SEED_VARIABLE) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED_VARIABLE}={text} is no number")),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            now.as_nanos() as u64
+        }
+    };
+    println!("{SEED_VARIABLE}={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// Bytes that do not compress.
+pub fn random_bytes(rng: &mut StdRng, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    rng.fill_bytes(&mut bytes);
+    bytes
+}
+
+/// Length and hash of a value, to compare large ones across processes.
+pub fn fingerprint(value: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    format!("{}:{:016x}", value.len(), hasher.finish())
+}
+
+/// Says why a scenario, or a part of it, cannot run on this machine.
+pub fn skipped(why: &str) {
+    println!("SKIPPED: {why}");
+    eprintln!("SKIPPED: {why}");
+}

@@ -1,0 +1,53 @@
+//! "A relay passes a batch on before its own commit, so the tree adds network time." The relay's
+//! disk is made slow: every fdatasync takes 200 ms longer. A leaf behind it still reads a write
+//! within a few milliseconds, while the relay itself does not show it yet.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::time::{Duration, Instant};
+
+use quicksilver_tests::process::{strace_works, with_faulty_sync};
+use quicksilver_tests::{Cluster, fingerprint, skipped};
+
+const SOON: Duration = Duration::from_secs(20);
+const DISK_DELAY: Duration = Duration::from_millis(200);
+/// What a leaf may take: a quarter of what the relay's own commit takes.
+const FAST: Duration = Duration::from_millis(50);
+const WRITES: usize = 15;
+
+#[test]
+fn a_slow_disk_in_the_middle_delays_nobody_behind_it() {
+    if !strace_works() {
+        return skipped("strace cannot trace a process here");
+    }
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("batch.window_ms", 0);
+    let slow = with_faulty_sync(&format!("delay_enter={}", DISK_DELAY.as_micros()));
+    cluster.relay("relay", &["root"]).wrap(slow);
+    cluster.leaf("leaf", &["relay"]);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&["SET", "key", "first"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+
+    let mut reader = cluster.node("leaf").reader();
+    let (mut took, mut relay_was_behind) = (Vec::new(), 0);
+    for n in 0..WRITES {
+        let value = format!("value {n}");
+        let wanted = fingerprint(value.as_bytes());
+        reader.send(&format!("await key {wanted} {}", SOON.as_millis()));
+        let sent = Instant::now();
+        assert!(client.call(&["SET", "key", &value]).unwrap().is_ok());
+        assert_eq!(reader.answer(), "seen");
+        took.push(sent.elapsed());
+        let (relay, leaf) = (cluster.node("relay").status(), cluster.node("leaf").status());
+        relay_was_behind += usize::from(relay.index < leaf.index);
+        // The next one finds everybody idle.
+        cluster.await_converged(SOON);
+    }
+    took.sort();
+    println!(
+        "from the write to the leaf's reader: {took:?}; {relay_was_behind} times before the relay"
+    );
+    assert!(relay_was_behind > WRITES / 2, "{relay_was_behind} of {WRITES}");
+    assert!(took[WRITES / 2] < FAST, "{took:?}");
+}

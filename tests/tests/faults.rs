@@ -1,0 +1,260 @@
+//! "Readers never block the writer, and a disk that fails never makes a wrong value." A reader
+//! that is stopped or killed in the middle of a read holds nobody up for good, and its pages come
+//! back. A process whose disk reports an error does not trust it again: it ends, acknowledges
+//! nothing that is not durable, and converges after a restart. One whose disk is full refuses
+//! writes, serves reads, and heals by itself.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use quicksilver_tests::cluster::Node;
+use quicksilver_tests::process::{strace_works, with_faulty_sync};
+use quicksilver_tests::resp::Client;
+use quicksilver_tests::{Cluster, ReaderProcess, eventually, random_bytes, seeded_rng, skipped};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn root_and_leaf() -> Cluster {
+    let mut cluster = Cluster::new();
+    // A short log: what grows is what a reader holds back.
+    cluster.root("root").set_literal("batch.window_ms", 0).set_literal("retention.bytes", 1 << 20);
+    cluster.leaf("leaf", &["root"]).set_literal("retention.bytes", 1 << 20);
+    cluster.start_all();
+    cluster
+}
+
+/// Overwrites the same hundred keys.
+fn churn(client: &mut Client, rng: &mut rand::rngs::StdRng, writes: usize) {
+    for n in 0..writes {
+        let value = random_bytes(rng, 3000);
+        let key = format!("key-{:03}", n % 100);
+        assert!(client.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
+    }
+}
+
+fn file_bytes(node: &Node) -> u64 {
+    let generation = std::fs::read_to_string(node.data_dir().join("CURRENT")).unwrap();
+    let data = node.data_dir().join(generation.trim()).join("data.mdb");
+    std::fs::metadata(data).unwrap().len()
+}
+
+#[test]
+fn a_stopped_reader_blocks_nobody() {
+    let mut rng = seeded_rng();
+    let cluster = root_and_leaf();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "key-000", "old"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    let mut readers = ["root", "leaf"].map(|node| cluster.node(node).reader());
+    for reader in &mut readers {
+        assert_eq!(reader.ask("hold"), "holding");
+        reader.signal(Signal::SIGSTOP);
+    }
+    churn(&mut root, &mut rng, 300);
+    cluster.await_converged(SOON);
+    // Woken up, it still sees its own moment, and then the present.
+    for reader in &mut readers {
+        reader.signal(Signal::SIGCONT);
+        assert_eq!(reader.ask("held key-000"), "text old");
+        assert_eq!(reader.ask("held key-001"), "none");
+        assert_eq!(reader.ask("release"), "released");
+        assert!(reader.ask("get key-001").starts_with("value 3000:"));
+        reader.assert_verified();
+    }
+}
+
+#[test]
+fn the_pages_of_a_killed_reader_come_back() {
+    let mut rng = seeded_rng();
+    let cluster = root_and_leaf();
+    let mut root = cluster.node("root").client();
+    churn(&mut root, &mut rng, 200);
+    cluster.await_converged(SOON);
+    for name in ["root", "leaf"] {
+        let mut reader = cluster.node(name).reader();
+        assert_eq!(reader.ask("hold"), "holding");
+        reader.kill9();
+    }
+    let mut reader = cluster.node("leaf").reader();
+    // While the dead readers count, every write grows the files; then no more.
+    for name in ["root", "leaf"] {
+        eventually(&format!("the file of {name} stops growing"), SOON * 2, || {
+            churn(&mut root, &mut rng, 50);
+            cluster.await_converged(SOON);
+            let before = file_bytes(cluster.node(name));
+            churn(&mut root, &mut rng, 200);
+            cluster.await_converged(SOON);
+            (file_bytes(cluster.node(name)) == before).then_some(())
+        });
+    }
+    reader.assert_verified();
+}
+
+/// A counter at the root, each number written when the one before it was acknowledged; the last
+/// acknowledged number, and the first answer that was not OK.
+fn count_until_refused(node: &Node, from: u64) -> (u64, String) {
+    let mut client = node.client();
+    for n in from..from + 1000 {
+        match client.call(&["SET", "counter", &n.to_string()]) {
+            Ok(reply) if reply.is_ok() => {}
+            Ok(reply) => return (n - 1, reply.error().to_owned()),
+            Err(error) => return (n - 1, error.to_string()),
+        }
+    }
+    panic!("a thousand writes, and none was refused");
+}
+
+#[test]
+fn a_relay_whose_disk_fails_ends_and_converges_after_a_restart() {
+    if !strace_works() {
+        return skipped("strace cannot trace a process here");
+    }
+    let mut cluster = Cluster::new();
+    cluster.root("root");
+    cluster.relay("relay", &["root"]).wrap(with_faulty_sync("error=EIO:when=12+"));
+    cluster.leaf("leaf", &["relay"]);
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    let mut reader = cluster.node("relay").reader();
+    eventually("the relay's disk fails", SOON, || {
+        assert!(
+            root.call(&["SET", "counter", &rand::random::<u64>().to_string()]).unwrap().is_ok()
+        );
+        cluster.node_mut("relay").exited()
+    });
+    let relay = cluster.node_mut("relay");
+    let status = relay.await_exit(SOON);
+    assert_eq!(status.code(), Some(1), "{status}");
+    relay.await_log("storage failed", SOON);
+    // What readers have mapped is what was committed, and the others go on.
+    assert_eq!(reader.ask("text still"), "text there");
+    cluster.node("root").assert_serves();
+    cluster.node("leaf").assert_serves();
+
+    cluster.node_mut("relay").wrap(Vec::<String>::new()).start();
+    cluster.await_converged(Duration::from_secs(60));
+    for node in cluster.nodes() {
+        node.reader().assert_verified();
+    }
+}
+
+#[test]
+fn a_root_whose_disk_fails_acknowledges_nothing_more() {
+    if !strace_works() {
+        return skipped("strace cannot trace a process here");
+    }
+    let mut cluster = Cluster::new();
+    cluster.root("root").wrap(with_faulty_sync("error=EIO:when=40+"));
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let mut reader = cluster.node("leaf").reader();
+    let (acknowledged, refusal) = count_until_refused(cluster.node("root"), 1);
+    println!("{acknowledged} acknowledged, then: {refusal}");
+    assert!(acknowledged > 0);
+    let root = cluster.node_mut("root");
+    let status = root.await_exit(SOON);
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert_eq!(
+        reader.ask("text counter"),
+        format!("text {acknowledged}"),
+        "never more than is final"
+    );
+
+    // The one whose outcome is unknown may be there; nothing else.
+    cluster.node_mut("root").wrap(Vec::<String>::new()).start();
+    let value = cluster.node("root").client().call(&["GET", "counter"]).unwrap();
+    let value: u64 = value.text().unwrap().parse().unwrap();
+    assert!((acknowledged..=acknowledged + 1).contains(&value), "{value}");
+    cluster.node("root").assert_serves();
+    cluster.await_converged(Duration::from_secs(60));
+    for node in cluster.nodes() {
+        node.reader().assert_verified();
+    }
+}
+
+/// Takes all the room there is; removing the file gives it back.
+fn fill(file: &Path) {
+    let mut file = std::fs::File::create(file).unwrap();
+    let piece = [0; 4096];
+    let full = std::iter::repeat_with(|| file.write_all(&piece)).find_map(Result::err);
+    assert_eq!(full.map(|error| error.kind()), Some(ErrorKind::StorageFull));
+}
+
+/// A root whose data is on a small file system of its own, in a mount namespace of its own, with
+/// a leaf; and where the test finds that data. `None` where that cannot be done.
+fn root_on_a_small_disk() -> Option<(Cluster, PathBuf)> {
+    const MOUNT: &str = "mount -t tmpfs -o size=32m none \"$0\" && exec \"$@\"";
+    let probe = ["-rm", "sh", "-c", "mount -t tmpfs none /mnt"];
+    let unshare = Command::new("unshare").args(probe).output();
+    if !unshare.is_ok_and(|output| output.status.success()) {
+        skipped("a file system of its own cannot be mounted here");
+        return None;
+    }
+    let mut cluster = Cluster::new();
+    let root = cluster.root("root");
+    let data = root.data_dir();
+    std::fs::create_dir(&data).unwrap();
+    root.wrap(["unshare", "-rm", "sh", "-c", MOUNT, &data.display().to_string()]);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let root = cluster.node("root");
+    assert!(root.client().call(&["SET", "still", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    let namespace = Path::new("/proc").join(root.pid().to_string()).join("root");
+    let seen_from_here = namespace.join(data.strip_prefix("/").unwrap());
+    Some((cluster, seen_from_here))
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    let Some((cluster, data)) = root_on_a_small_disk() else { return };
+    let root = cluster.node("root");
+    fill(&data.join("filler"));
+    let (acknowledged, refusal) = count_until_refused(root, 1);
+    println!("{acknowledged} acknowledged, then: {refusal}");
+    assert!(refusal.contains("not stored") && refusal.contains("space"), "{refusal}");
+    let mut client = root.client();
+    let counter = client.call(&["GET", "counter"]).unwrap();
+    let expected = (acknowledged > 0).then(|| acknowledged.to_string());
+    assert_eq!(counter.text(), expected.as_deref(), "what was refused is not there");
+    assert_eq!(client.call(&["GET", "still"]).unwrap().text(), Some("there"));
+    root.await_log("no space", SOON);
+    assert!(root.status().errors().contains("no space"), "{}", root.status().errors());
+
+    // It heals by itself, without a restart.
+    std::fs::remove_file(data.join("filler")).unwrap();
+    eventually("there is room again", SOON, || {
+        client.call(&["SET", "counter", "healed"]).ok().filter(|reply| reply.is_ok())
+    });
+    assert_eq!(root.status().json["pid"].as_u64(), Some(u64::from(root.pid())));
+    cluster.await_converged(SOON);
+    let mut reader = cluster.node("leaf").reader();
+    assert_eq!(reader.ask("text counter"), "text healed");
+    reader.assert_verified();
+}
+
+/// The reader table is a memory map too: a slot on a page that was never allocated would be a
+/// SIGBUS for a process that only wanted to read.
+#[test]
+fn a_full_disk_kills_no_reader() {
+    // More than the slots of the table's first page.
+    const READERS: usize = 100;
+    let Some((cluster, data)) = root_on_a_small_disk() else { return };
+    fill(&data.join("filler"));
+    let root = cluster.node("root");
+    let mut readers = Vec::new();
+    for n in 0..READERS {
+        println!("reader {n}");
+        let mut reader = ReaderProcess::open_beside(root.pid(), &root.data_dir());
+        assert_eq!(reader.ask("hold"), "holding", "reader {n}");
+        assert_eq!(reader.ask("held still"), "text there", "reader {n}");
+        readers.push(reader);
+    }
+    assert_eq!(root.client().call(&["GET", "still"]).unwrap().text(), Some("there"));
+}

@@ -1,0 +1,54 @@
+//! "A node that was away for longer than the log reaches is told so, and never gets a gap." The
+//! relay is offline while the root's log is collected. When it comes back it is refused with the
+//! oldest index that there is, says so in `/status` and in its log, and goes on serving what it
+//! has; what its upstream has not lost it can still follow.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::time::Duration;
+
+use quicksilver_tests::cluster::Node;
+use quicksilver_tests::{Cluster, random_bytes, seeded_rng};
+
+const SOON: Duration = Duration::from_secs(20);
+const LOG_BYTES: u64 = 1 << 20;
+
+#[test]
+fn the_log_was_collected_meanwhile() {
+    let mut rng = seeded_rng();
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("retention.bytes", LOG_BYTES);
+    cluster.relay("relay", &["root"]);
+    cluster.leaf("witness", &["root"]);
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+    let before = cluster.await_converged(SOON);
+    cluster.node_mut("relay").term();
+
+    // Four times what the log keeps.
+    for n in 0..64 {
+        let (key, value) =
+            (format!("key-{}", n % 8), random_bytes(&mut rng, (LOG_BYTES / 16) as usize));
+        assert!(root.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
+    }
+    let oldest = |node: &Node| node.status().json["oldest_index"].as_u64().unwrap();
+    assert!(oldest(cluster.node("root")) > before.index + 1);
+
+    let relay = cluster.node_mut("relay").start();
+    let status =
+        relay.await_status("a refusal", SOON, |status| status.errors().contains("log begins at"));
+    let reason = format!("this node is at {}", before.index);
+    assert!(status.errors().contains(&reason), "{}", status.errors());
+    relay.await_log("log begins at", SOON);
+    assert_eq!((status.index, &status.hash), (before.index, &before.hash), "no gap");
+    assert_eq!(relay.client().call(&["GET", "still"]).unwrap().text(), Some("there"));
+    relay.assert_serves();
+    relay.reader().assert_verified();
+
+    // Whoever was there all the time has everything, and so has the root after its collection.
+    let index = cluster.node("root").status().index;
+    let witness = cluster.node("witness").await_index(index, SOON);
+    assert_eq!(witness.digest, cluster.node("root").status().digest);
+    cluster.node("root").reader().assert_verified();
+    cluster.node("witness").reader().assert_verified();
+}
