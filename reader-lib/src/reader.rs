@@ -165,7 +165,8 @@ impl Reader {
     ///
     /// A woken sleeper costs the writer nothing: it waits on a word of the status page.
     pub fn wait_for(&self, index: Index, timeout: Duration) -> Result<Index> {
-        let deadline = Instant::now() + timeout;
+        // A timeout beyond the end of time is none.
+        let deadline = Instant::now().checked_add(timeout);
         loop {
             let word = self.inner.page.as_ref().map(StatusPage::notify_word);
             let mut now = self.index()?;
@@ -173,7 +174,8 @@ impl Reader {
                 // The page may trail LMDB, or be stuck.
                 now = self.index_in_lmdb()?;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left =
+                deadline.map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(Instant::now()));
             if now >= index || left.is_zero() {
                 return Ok(now);
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use quicksilver_format::cell::Body;
 use quicksilver_format::layout::{BUCKET_CHUNKS, BUCKET_DATA, BUCKET_LOG, BUCKET_META};
 use quicksilver_format::meta::{Applied, LogState};
-use quicksilver_format::{Cell, Index, Position, StateDigest, chunk};
+use quicksilver_format::{Batch, Cell, Index, Position, StateDigest, chunk};
 use quicksilver_lmdb::Transaction;
 
 use crate::environment::Environment;
@@ -227,10 +227,9 @@ fn log_chain(
                 Ok(batch) => batch,
                 Err(e) => return report.note(e),
             };
-            // Retention may remove the oldest batches while the walk goes on; a jump in front
-            // of the first batch that was seen is that, and no hole.
+            // Retention may overtake the walk; a jump to what is now the oldest is no hole.
             match end {
-                Some(end) if !batch.continues(&end) && batch.before().index >= end.index => {
+                Some(end) if !batch.continues(&end) && !collected_up_to(environment, &batch)? => {
                     report.problem(Error::corrupt(
                         BUCKET_LOG,
                         &chunk::key(batch.first(), 0),
@@ -257,6 +256,11 @@ fn log_chain(
         )),
     }
     Ok(())
+}
+
+/// Whether everything before the batch has been collected by now.
+fn collected_up_to(environment: &Environment, batch: &Batch) -> Result<bool> {
+    Ok(batch.first() <= environment.log_state(&environment.env.read()?)?.oldest)
 }
 
 fn missing(index: Index) -> Error {

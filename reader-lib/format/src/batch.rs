@@ -438,12 +438,19 @@ impl BatchBuilder {
         self.payload.len()
     }
 
-    /// Compresses and closes the batch; `None` when it is empty.
+    /// Compresses and closes the batch; `None` when it is empty, and only then.
+    ///
+    /// # Panics
+    /// With a payload of 4 GiB or more, far beyond [`BATCH_HARD_MAX_BYTES`].
     pub fn seal(self, sealed_at_us: u64) -> Option<Batch> {
         if self.is_empty() {
             return None;
         }
-        let payload_bytes = u32::try_from(self.payload.len()).ok()?;
+        let as_u32 = |bytes: usize| match u32::try_from(bytes) {
+            Ok(bytes) => bytes,
+            Err(_) => panic!("a batch of {bytes} bytes"),
+        };
+        let payload_bytes = as_u32(self.payload.len());
         // Compression that saves nothing is not worth undoing on every node.
         let packed = snap::raw::Encoder::new()
             .compress_vec(&self.payload)
@@ -454,7 +461,7 @@ impl BatchBuilder {
             first: self.before.index.next(),
             entries: self.entries,
             payload_bytes,
-            stored_bytes: u32::try_from(stored.len()).ok()?,
+            stored_bytes: as_u32(stored.len()),
             compressed: packed.is_some(),
             crc: 0,
             sealed_at_us,

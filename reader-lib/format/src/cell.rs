@@ -17,7 +17,7 @@
 use crate::digest::StateDigest;
 use crate::error::FormatError;
 use crate::ids::{DbId, Index};
-use crate::limits::{KEY_MAX_BYTES, VALUE_HARD_MAX_BYTES};
+use crate::limits::VALUE_HARD_MAX_BYTES;
 use crate::wire::Reader;
 
 const WHAT: &str = "cell";
@@ -169,15 +169,13 @@ impl CellCrc {
     #[inline]
     pub fn start(&self, key: &[u8], write_index: Index) -> RunningCrc {
         // Key length and index go in front of the key, so no two (key, value) pairs run together.
-        const FIXED_BYTES: usize = 10;
-        let mut prefix = [0; FIXED_BYTES + KEY_MAX_BYTES];
-        let key_bytes = key.len().min(KEY_MAX_BYTES);
-        prefix[..8].copy_from_slice(&write_index.get().to_le_bytes());
-        prefix[8] = (key_bytes & 0xff) as u8;
-        prefix[9] = (key_bytes >> 8) as u8;
-        prefix[FIXED_BYTES..FIXED_BYTES + key_bytes].copy_from_slice(&key[..key_bytes]);
+        // Two small updates: a buffer for the longest key would cost more to clear than to hash.
+        let key_bytes = key.len();
+        let [i0, i1, i2, i3, i4, i5, i6, i7] = write_index.get().to_le_bytes();
+        let [k0, k1] = [(key_bytes & 0xff) as u8, (key_bytes >> 8) as u8];
         let mut hasher = crc32fast::Hasher::new_with_initial(self.seed);
-        hasher.update(&prefix[..FIXED_BYTES + key_bytes]);
+        hasher.update(&[i0, i1, i2, i3, i4, i5, i6, i7, k0, k1]);
+        hasher.update(key);
         RunningCrc(hasher)
     }
 }

@@ -97,12 +97,20 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [NodeState; 7] = [
+        NodeState::Starting,
+        NodeState::Root,
+        NodeState::Following,
+        NodeState::Disconnected,
+        NodeState::Diverged,
+        NodeState::Failed,
+        NodeState::Stopped,
+    ];
+
     /// From the number on the page; a number of a later release is `None`.
     pub fn from_u32(n: u32) -> Option<Self> {
-        use NodeState::*;
-        [Starting, Root, Following, Disconnected, Diverged, Failed, Stopped]
-            .into_iter()
-            .find(|state| *state as u32 == n)
+        Self::ALL.into_iter().find(|state| *state as u32 == n)
     }
 
     /// The word that `/status` shows.

@@ -270,8 +270,8 @@ impl LmdbError {
     ///
     /// True for a fatal error, and for a commit that failed once it had begun to touch the disk:
     /// what a failed `fsync` left there is only known after a fresh look. Not for a full disk:
-    /// pages that no commit names are written again by the next one, and when it was the meta page
-    /// that did not fit, LMDB itself refuses everything from then on with [`LmdbError::Panic`].
+    /// pages that no commit names are written again by the next one; a meta page that did not fit
+    /// is reported as [`LmdbError::Panic`].
     #[must_use]
     pub fn needs_reopen(&self) -> bool {
         match self {

@@ -130,6 +130,17 @@ impl Handle {
             .is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() < SMALL_COMMIT_BYTES)
     }
 
+    /// Whether LMDB has given this environment up.
+    pub(crate) fn is_fatal(&self) -> bool {
+        match self.begin_read() {
+            Ok((txn, slot)) => {
+                self.end_read(txn, slot);
+                false
+            }
+            Err(e) => matches!(e, LmdbError::Panic(_)),
+        }
+    }
+
     /// LMDB leaves its descriptor of data.mdb open across `exec`: no business of other programs.
     fn keep_from_programs(&self) {
         if let Ok(data_file) = self.data_fd() {

@@ -17,8 +17,8 @@ use crate::env::open_dbi;
 use crate::handle::{Handle, Mode, NO_WRITER};
 use crate::pool::thread_number;
 use crate::sys::{
-    MDB_APPEND, MDB_CREATE, MDB_NOTFOUND, MDB_SUCCESS, MDB_txn, mdb_del, mdb_drop, mdb_put,
-    mdb_txn_abort, mdb_txn_begin, mdb_txn_commit,
+    MDB_APPEND, MDB_CREATE, MDB_NOTFOUND, MDB_PANIC, MDB_SUCCESS, MDB_txn, mdb_del, mdb_drop,
+    mdb_put, mdb_txn_abort, mdb_txn_begin, mdb_txn_commit,
 };
 use crate::txn::{MAX_KEY_BYTES, Transaction, bucket_failure, sealed, value_of};
 use crate::{Bucket, LmdbError};
@@ -154,6 +154,8 @@ impl<'env> WriteTxn<'env> {
         }
         // LMDB reports a short write, which is how a disk fills up, as EIO.
         let code = if code == EIO && txn.handle.disk_is_full() { ENOSPC } else { code };
+        // When it was the meta page that did not get written, LMDB refuses everything from now on.
+        let code = if txn.handle.is_fatal() { MDB_PANIC } else { code };
         Err(LmdbError::CommitFailed { source: Box::new(txn.handle.fail(code, doing)) })
     }
 
