@@ -7,6 +7,9 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use quicksilver_format::Batch;
+use quicksilver_format::status::NodeState;
+
 use crate::store::Committed;
 
 const BUILD_INFO: &str = "quicksilver_build_info";
@@ -24,6 +27,9 @@ const UPSTREAM_CONNECTED: &str = "quicksilver_upstream_connected";
 const HEARTBEAT_LAG: &str = "quicksilver_heartbeat_lag_seconds";
 const CLOCK_BEHIND: &str = "quicksilver_clock_behind_root";
 const DOWNSTREAMS: &str = "quicksilver_downstreams";
+const STATE: &str = "quicksilver_state";
+const BATCH_ENTRIES: &str = "quicksilver_batch_entries";
+const BATCH_BYTES: &str = "quicksilver_batch_bytes";
 
 /// Seconds: from an idle SSD to a disk in trouble.
 const SECONDS_BUCKETS: &[f64] =
@@ -31,12 +37,17 @@ const SECONDS_BUCKETS: &[f64] =
 /// Entries: from a lone write to a merge of everything that was missed.
 const ENTRIES_BUCKETS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0];
 
+/// Bytes: from a lone write to the largest batch.
+const BYTES_BUCKETS: &[f64] = &[256.0, 4_096.0, 65_536.0, 1_048_576.0, 16_777_216.0, 268_435_456.0];
+
 /// Installs the recorder of this process and describes every metric.
 pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .add_global_label("db", db)
         .set_buckets_for_metric(Matcher::Full(COMMIT_SECONDS.into()), SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(COMMIT_ENTRIES.into()), ENTRIES_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(BATCH_ENTRIES.into()), ENTRIES_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(BATCH_BYTES.into()), BYTES_BUCKETS)?
         .install_recorder()?;
     describe_gauge!(BUILD_INFO, "Always 1; the label `version` names the program");
     describe_gauge!(LAST_INDEX, "Index of the last entry that is durable here");
@@ -57,6 +68,9 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     );
     describe_gauge!(CLOCK_BEHIND, "1 while the local clock is behind the last heartbeat");
     describe_gauge!(DOWNSTREAMS, "Downstreams with a live session");
+    describe_gauge!(STATE, "1 for the state the node is in, 0 for every other");
+    describe_histogram!(BATCH_ENTRIES, "Entries in one batch");
+    describe_histogram!(BATCH_BYTES, Unit::Bytes, "Bytes of one batch as it travels");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     counter!(COMMIT_FAILURES).absolute(0);
     Ok(handle)
@@ -71,6 +85,12 @@ pub fn committed(committed: &Committed) {
     histogram!(COMMIT_ENTRIES).record(committed.entries as f64);
 }
 
+/// For each batch that was sealed here, or came from the upstream.
+pub fn batch(batch: &Batch) {
+    histogram!(BATCH_ENTRIES).record(batch.len() as f64);
+    histogram!(BATCH_BYTES).record(batch.record().len() as f64);
+}
+
 /// After a commit that failed.
 pub fn commit_failed() {
     counter!(COMMIT_FAILURES).increment(1);
@@ -79,6 +99,8 @@ pub fn commit_failed() {
 /// What is looked up when somebody asks.
 #[derive(Debug, Clone, Copy)]
 pub struct Gauges {
+    /// What the node is doing.
+    pub state: NodeState,
     /// Last index.
     pub index: u64,
     /// Oldest index in the log.
@@ -103,6 +125,10 @@ pub fn set(gauges: &Gauges) {
     gauge!(KEYS).set(gauges.keys as f64);
     gauge!(DATA_BYTES).set(gauges.data_bytes as f64);
     gauge!(DOWNSTREAMS).set(gauges.downstreams as f64);
+    for state in NodeState::ALL {
+        let is = f64::from(u8::from(state == gauges.state));
+        gauge!(STATE, "state" => state.name()).set(is);
+    }
     if let Some(connected) = gauges.upstream_connected {
         gauge!(UPSTREAM_CONNECTED).set(f64::from(u8::from(connected)));
     }

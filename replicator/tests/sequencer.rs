@@ -285,6 +285,54 @@ fn a_full_map_refuses_writers_and_goes_on() {
     assert_eq!(root.submit(vec![set("c", "3")]).unwrap().index, Index::new(2));
 }
 
+/// Whatever is written, there is room left to delete it again.
+#[test]
+fn a_nearly_full_map_still_deletes() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 0, MIB, 8 * MIB);
+    let mut state = 7u64;
+    let mut stored = Vec::new();
+    let refused = loop {
+        let noise: String = (0..100_000)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                char::from(b'!' + (state % 90) as u8)
+            })
+            .collect();
+        let key = format!("{:04}", stored.len());
+        match root.submit(vec![set(&key, &noise)]) {
+            Ok(_) => stored.push(key),
+            Err(refused) => break refused,
+        }
+        assert!(stored.len() < 1000, "the map never filled up");
+    };
+    assert!(refused.to_string().contains("nearly full"), "{refused}");
+    for key in &stored {
+        let answer = root.submit(vec![del(key)]).unwrap();
+        assert_eq!(answer.ops, [OpAnswer::Deleted(true)]);
+    }
+    assert!(root.reader.snapshot().unwrap().is_empty());
+}
+
+/// Lag is measured by heartbeats, so they must not wait for a window.
+#[test]
+fn heartbeats_go_on_in_a_long_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    root.submit(vec![set("a", "1")]).unwrap();
+    let ops = vec![set("a", "2")];
+    let promise = root.runtime.block_on(root.queue.submit(Transaction { ops })).unwrap();
+    let before = root.seen.1.lock().unwrap().len();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while root.seen.1.lock().unwrap().len() < before + 5 {
+        assert!(Instant::now() < deadline, "no heartbeat in the window");
+        std::thread::yield_now();
+    }
+    drop(promise);
+}
+
 #[test]
 fn a_database_over_its_limit_shrinks_but_does_not_grow() {
     let dir = tempfile::tempdir().unwrap();

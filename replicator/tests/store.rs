@@ -195,11 +195,61 @@ fn the_files_are_for_the_group() {
 #[test]
 fn what_a_crash_left_of_a_creation_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("gen-000001")).unwrap();
-    std::fs::write(dir.path().join("gen-000001/data.mdb"), b"half").unwrap();
+    std::fs::create_dir(dir.path().join("gen-000001.new")).unwrap();
+    std::fs::write(dir.path().join("gen-000001.new/data.mdb"), b"half").unwrap();
     std::fs::write(dir.path().join("CURRENT.new"), b"gen-0").unwrap();
     let store = open(dir.path());
     assert_eq!(store.end(), Position::genesis(db_id()));
+    drop(store);
+    // One step short: made and renamed, but not named yet.
+    std::fs::remove_file(dir.path().join("CURRENT")).unwrap();
+    let mut store = open(dir.path());
+    let batch = seal(store.end(), &[set("a", "1")]);
+    store.apply(&[batch]).unwrap();
+}
+
+/// A lost `CURRENT` is for an operator to judge; data is never thrown away for it.
+#[test]
+fn a_generation_with_data_is_never_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let batch = seal(store.end(), &[set("a", "1")]);
+    store.apply(&[batch]).unwrap();
+    drop(store);
+    std::fs::remove_file(dir.path().join("CURRENT")).unwrap();
+    let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+    let history = HistoryId::from_bytes([1; 16]);
+    let refused = Store::open(dir.path(), db_id(), history, sizes).unwrap_err();
+    assert!(refused.to_string().contains("CURRENT is missing"), "{refused}");
+    std::fs::write(dir.path().join("CURRENT"), "gen-000001\n").unwrap();
+    assert_eq!(open(dir.path()).reader().get(b"a").unwrap().unwrap(), b"1");
+}
+
+/// A larger map would be one that the readers of this generation do not have.
+#[test]
+fn a_generation_keeps_the_map_it_was_made_with() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let larger = Sizes { map_bytes: 2 << 30, max_readers: 126 };
+    let history = HistoryId::from_bytes([1; 16]);
+    let store = Store::open(dir.path(), db_id(), history, larger).unwrap();
+    assert_eq!(store.environment().env.info().unwrap().map_bytes, 1 << 30);
+}
+
+/// Damage that an earlier write left behind stops the node from applying, and does not panic.
+#[test]
+fn a_damaged_old_cell_refuses_the_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let batch = seal(store.end(), &[set("a", "1")]);
+    store.apply(&[batch]).unwrap();
+    let environment = store.environment();
+    let mut txn = environment.env.write().unwrap();
+    txn.put(environment.data, b"a", b"\xff").unwrap();
+    txn.commit().unwrap();
+    let batch = seal(store.end(), &[set("a", "2")]);
+    let error = store.apply(&[batch]).unwrap_err();
+    assert!(matches!(&error, StoreError::Read(e) if e.is_corrupt()), "{error}");
 }
 
 #[test]

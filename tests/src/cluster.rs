@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::http::{self, Response};
 use crate::process::{Process, append_to, binary, read_log};
 use crate::reader::ReaderProcess;
-use crate::resp::Client;
+use crate::resp::{Client, Reply};
 use crate::{eventually, poll};
 
 /// The database of every test that does not say otherwise.
@@ -221,6 +221,13 @@ impl Node {
         self
     }
 
+    /// Waits until it is ready, which a new relay is once it has a copy.
+    pub fn await_ready(&self) {
+        eventually(&format!("{} is ready", self.name), START_DEADLINE, || {
+            http::get(&self.socket("http"), "/readyz").ok().filter(|r| r.status == 200)
+        });
+    }
+
     /// How it ended, if it has.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.process.as_mut().and_then(Process::exited)
@@ -324,7 +331,12 @@ impl Node {
         let command: &[&str] =
             if self.is_root() { &["SET", "still", "serving"] } else { &["GET", "still"] };
         let reply = client.call(command);
-        let answered = reply.as_ref().is_ok_and(|reply| reply.error().is_empty());
+        // A relay that never had a copy says so, which is an answer.
+        let answers = |reply: &Reply| {
+            let error = reply.error();
+            error.is_empty() || (!self.is_root() && error.starts_with("LOADING"))
+        };
+        let answered = reply.as_ref().is_ok_and(answers);
         assert!(answered, "{}: {reply:?}\n{}", self.name, self.log_tail());
         assert_eq!(self.get("/livez").status, 200, "{}", self.name);
     }
@@ -397,6 +409,7 @@ impl Cluster {
         cluster.leaf("leaf-1", &["relay"]);
         cluster.leaf("leaf-2", &["relay"]);
         cluster.start_all();
+        cluster.nodes.iter().for_each(Node::await_ready);
         cluster
     }
 

@@ -58,6 +58,33 @@ fn writes_reach_the_memory_of_every_machine() {
     }
 }
 
+/// "No such key" must not be the answer of a node that has never seen the data.
+#[test]
+fn a_new_relay_says_that_it_has_no_copy_yet() {
+    let mut cluster = Cluster::new();
+    cluster.root("root");
+    cluster.leaf("leaf", &["root"]);
+    cluster.node_mut("leaf").start();
+    let leaf = cluster.node("leaf");
+    assert_eq!(leaf.get("/readyz").status, 503);
+    let reply = leaf.client().call(&["GET", "hello"]).unwrap();
+    assert!(reply.error().starts_with("LOADING"), "{reply:?}");
+
+    cluster.node_mut("root").start();
+    assert!(cluster.node("root").client().call(&["SET", "hello", "world"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    cluster.node("leaf").await_ready();
+    let world = Reply::Bulk(b"world".to_vec());
+    assert_eq!(cluster.node("leaf").client().call(&["GET", "hello"]).unwrap(), world);
+
+    // From now on it serves what it has, whoever is there.
+    cluster.node_mut("root").kill9();
+    cluster.node_mut("leaf").kill9();
+    cluster.node_mut("leaf").start();
+    cluster.node("leaf").await_ready();
+    assert_eq!(cluster.node("leaf").client().call(&["GET", "hello"]).unwrap(), world);
+}
+
 #[test]
 fn nothing_that_changes_nothing_takes_an_index() {
     let cluster = Cluster::three_tiers();

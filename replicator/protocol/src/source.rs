@@ -259,7 +259,7 @@ impl SourceSession {
                 self.refuse(now, Refusal::Version(VersionRange::OURS), why);
             }
             (Err(e), true) => self.refuse(now, Refusal::Malformed, e.to_string()),
-            (Ok(Message::Applied(index)), false) => self.applied = self.applied.max(index),
+            (Ok(Message::Applied(index)), false) => self.has_applied(index),
             (Ok(Message::Ping), _) => {}
             (Ok(Message::Bye(reason)), _) => self.end(SourceEnd::FollowerLeft(reason)),
             (Ok(other), _) => self.malformed(now, format!("an unexpected {:?}", other.kind())),
@@ -378,6 +378,13 @@ impl SourceSession {
                 self.send(now, Message::Ping);
             }
             _ => {}
+        }
+    }
+
+    /// A follower has nothing that it was not sent, whatever it says.
+    fn has_applied(&mut self, index: Index) {
+        if let Some(sent) = self.position() {
+            self.applied = self.applied.max(index.min(sent.index));
         }
     }
 

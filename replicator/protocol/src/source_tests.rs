@@ -281,13 +281,21 @@ fn a_stop_is_rounded_down_to_the_end_of_a_batch() {
 }
 
 #[test]
-fn the_applied_index_never_goes_back() {
-    let log = Log::of(&[2]);
+fn the_applied_index_never_goes_back_nor_beyond_what_was_sent() {
+    let log = Log::of(&[2, 3, 4]);
     let mut session = streaming(after(&log, 1), None, &log);
+    drain(&mut session);
     assert_eq!(session.applied(), Index::new(2));
-    tell(&mut session, Message::Applied(Index::new(9)));
-    tell(&mut session, Message::Applied(Index::new(4)));
-    assert_eq!(session.applied(), Index::new(9));
+    for (says, counts) in [(u64::MAX, 2), (0, 2)] {
+        tell(&mut session, Message::Applied(Index::new(says)));
+        assert_eq!(session.applied(), Index::new(counts));
+    }
+    let next = batch(session.position().unwrap(), 3, 0);
+    session.offer_batch(T0, &BatchFrame::from_batch(&next));
+    for (says, counts) in [(4, 4), (3, 4), (u64::MAX, 5)] {
+        tell(&mut session, Message::Applied(Index::new(says)));
+        assert_eq!(session.applied(), Index::new(counts));
+    }
 }
 
 #[test]

@@ -164,7 +164,8 @@ pub struct Limits {
     /// least `max_db_bytes` + `retention.bytes` + 4 × `batch.max_bytes`, because data, log and a
     /// few batches of freed pages live in it together. It costs address space, not memory.
     pub map_bytes: u64,
-    /// Most downstreams at a time. Default 1000; at most 100,000. 0 makes the node a leaf.
+    /// Most downstreams at a time. Default 1000; at most 100,000. 0 makes the node a leaf,
+    /// which has no `listen.replication`.
     pub max_downstreams: usize,
     /// Most client connections at a time. Default 1000; 1 to 100,000.
     pub max_clients: usize,
@@ -207,8 +208,9 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Insecure {
-    /// Replicate in plain text over a network. Default false. Loopback and Unix sockets do not
-    /// need it.
+    /// Serve downstreams and clients, and follow, in plain text over a network, where anyone who
+    /// reaches a port may read, and at a client port of the root write. Default false. Loopback
+    /// and Unix sockets do not need it.
     pub plaintext: bool,
 }
 

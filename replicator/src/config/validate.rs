@@ -1,9 +1,10 @@
 //! Bounds and relations of a configuration.
 
 use quicksilver_format::limits::{BATCH_HARD_MAX_BYTES, NAME_MAX_BYTES, VALUE_HARD_MAX_BYTES};
+use tracing_subscriber::EnvFilter;
 
 use super::{Config, Role};
-use crate::net::listen::Address;
+use crate::net::listen::{SocketName, check_plaintext};
 
 const MIB: u64 = 1 << 20;
 /// What a value's key, framing and the batch's own header need beside it, generously.
@@ -30,6 +31,7 @@ impl Config {
         self.validate_identity()?;
         self.validate_sizes()?;
         self.validate_topology()?;
+        self.validate_logging()?;
         self.validate_transport()
     }
 
@@ -81,6 +83,12 @@ impl Config {
             "must be empty: this release has a single root, groups come later".to_owned()
         })?;
         let upstreams = self.upstream.primary.len() + self.upstream.secondary.len();
+        let leaf = self.limits.max_downstreams == 0;
+        check(!leaf || self.listen.replication.is_none(), "limits.max_downstreams", || {
+            "0 makes the node a leaf, which refuses every downstream: remove listen.replication, \
+             or allow some"
+                .to_owned()
+        })?;
         match self.role {
             Role::Root => check(upstreams == 0, "upstream", || {
                 "a root follows nobody: remove the addresses, or set role = \"relay\"".to_owned()
@@ -92,6 +100,25 @@ impl Config {
         }
     }
 
+    fn validate_logging(&self) -> Result<(), InvalidConfig> {
+        const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+        const KEY: &str = "logging.level";
+        let level = &self.logging.level;
+        // The filter takes a word that is no level for the name of a module, and then nothing
+        // else is logged.
+        let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+        let unknown = level
+            .split(',')
+            .map(str::trim)
+            .find(|directive| !directive.contains(['=', '[']) && !is_level(directive));
+        check(unknown.is_none(), KEY, || {
+            let word = unknown.unwrap_or_default();
+            format!("{word:?} is no level: use one of {}, or TARGET=LEVEL", LEVELS.join(", "))
+        })?;
+        let parsed = EnvFilter::try_new(level);
+        check(parsed.is_ok(), KEY, || format!("{level:?} is no filter of the form TARGET=LEVEL,…"))
+    }
+
     fn validate_transport(&self) -> Result<(), InvalidConfig> {
         let tls = &self.tls;
         check(tls.cert.is_none() && tls.key.is_none() && tls.ca.is_none(), "tls", || {
@@ -99,14 +126,19 @@ impl Config {
              otherwise and set insecure.plaintext = true"
                 .to_owned()
         })?;
-        if self.insecure.plaintext {
-            return Ok(());
+        let allowed = self.insecure.plaintext;
+        let listen = &self.listen;
+        for (key, name, address) in [
+            ("listen.replication", SocketName::Replication, &listen.replication),
+            ("listen.client", SocketName::Client, &listen.client),
+        ] {
+            if let Some(Err(error)) = address.as_ref().map(|a| check_plaintext(name, a, allowed)) {
+                return Err(InvalidConfig { key, problem: error.to_string() });
+            }
         }
-        let exposed = |address: &&Address| !address.is_local();
-        let replication = self.listen.replication.iter().map(|a| ("listen.replication", a));
         let primary = self.upstream.primary.iter().map(|a| ("upstream.primary", a));
         let secondary = self.upstream.secondary.iter().map(|a| ("upstream.secondary", a));
-        match replication.chain(primary).chain(secondary).find(|(_, a)| exposed(a)) {
+        match primary.chain(secondary).find(|(_, a)| !allowed && !a.is_local()) {
             None => Ok(()),
             Some((key, address)) => Err(InvalidConfig {
                 key,
@@ -155,7 +187,7 @@ mod tests {
     #[test]
     fn bounds_and_relations() {
         type Change = fn(&mut Config);
-        let wrong: [(&str, Change); 16] = [
+        let wrong: [(&str, Change); 18] = [
             ("name", |c| c.name = "a b".to_owned()),
             ("site", |c| c.site = "ä".to_owned()),
             ("data_dir", |c| c.data_dir = PathBuf::from("data")),
@@ -172,6 +204,11 @@ mod tests {
             ("upstream", |c| c.upstream.primary = vec!["localhost:1".parse().unwrap()]),
             ("tls", |c| c.tls.ca = Some(PathBuf::from("/ca"))),
             ("listen.replication", |c| c.listen.replication = "0.0.0.0:1".parse().ok()),
+            ("listen.client", |c| c.listen.client = "0.0.0.0:1".parse().ok()),
+            ("limits.max_downstreams", |c| {
+                c.limits.max_downstreams = 0;
+                c.listen.replication = "unix:/r".parse().ok();
+            }),
         ];
         for (key, change) in wrong {
             let mut config = example(Role::Root);
@@ -185,5 +222,31 @@ mod tests {
         assert_eq!(relay.validate().unwrap_err().key, "upstream.secondary");
         relay.insecure.plaintext = true;
         relay.validate().unwrap();
+        relay.listen.client = "[::]:6379".parse().ok();
+        relay.listen.replication = "0.0.0.0:7070".parse().ok();
+        relay.validate().unwrap();
+        relay.limits.max_downstreams = 0;
+        relay.listen.replication = None;
+        relay.validate().unwrap();
+    }
+
+    #[test]
+    fn a_level_is_a_level() {
+        let mut config = example(Role::Root);
+        for level in ["info", "WARN", "off", "info,a::b=debug", "warn,h2=off", "a[span]=trace"] {
+            config.logging.level = level.to_owned();
+            config.validate().unwrap();
+        }
+        for (level, problem) in [
+            ("warning", "\"warning\" is no level: use one of error, warn, info,"),
+            ("info,quicksilver_replicator", "\"quicksilver_replicator\" is no level"),
+            ("", "\"\" is no level"),
+            ("a=warning", "is no filter"),
+        ] {
+            config.logging.level = level.to_owned();
+            let error = config.validate().unwrap_err();
+            assert_eq!(error.key, "logging.level");
+            assert!(error.problem.contains(problem), "{error}");
+        }
     }
 }

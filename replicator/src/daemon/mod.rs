@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quicksilver::Reader;
-use quicksilver_format::{HistoryId, ProcessId};
+use quicksilver_format::{HistoryId, Index, ProcessId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ use self::replica_log::StoredLog;
 use self::replication::Replication;
 use crate::config::{Config, Role};
 use crate::metrics;
-use crate::net::listen::{SocketName, Sockets};
+use crate::net::listen::{SocketName, Sockets, check_plaintext};
 use crate::net::node::Node;
 use crate::net::{http, resp};
 use crate::root::finalize::Alone;
@@ -135,6 +135,7 @@ impl Daemon {
             index = %store.end().index, "opened"
         );
         let reader = store.reader();
+        let had_data = store.end().index != Index::ZERO;
         let last_error = LastError::default();
         let (log, durable) = StoredLog::new(&store);
         let replication = Replication::new(&config, ProcessId::random(), log, &store);
@@ -193,6 +194,7 @@ impl Daemon {
             writes,
             replication: replication.view(),
             last_error: last_error.clone(),
+            had_data,
             prometheus,
         });
         Ok(Daemon { config, sockets, replicator, replication, stopped, writer, last_error })
@@ -204,7 +206,9 @@ impl Daemon {
         let listen = self.config.listen.clone();
         let clients = resp::Service::new(node.clone(), resp::ClientLimits::of(&self.config));
         for listener in self.sockets.listeners(SocketName::Client, listen.client.as_ref()).await? {
-            tracing::info!(address = %listener.local_address()?, "serving clients");
+            let address = listener.local_address()?;
+            check_plaintext(SocketName::Client, &address, self.config.insecure.plaintext)?;
+            tracing::info!(%address, "serving clients");
             tasks.spawn(resp::serve(listener, clients.clone(), self.stopped.clone()));
         }
         for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
@@ -214,7 +218,9 @@ impl Daemon {
         let replication_address = listen.replication.as_ref();
         for listener in self.sockets.listeners(SocketName::Replication, replication_address).await?
         {
-            tracing::info!(address = %listener.local_address()?, "serving downstreams");
+            let address = listener.local_address()?;
+            check_plaintext(SocketName::Replication, &address, self.config.insecure.plaintext)?;
+            tracing::info!(%address, "serving downstreams");
             tasks.spawn(self.replication.serve(listener, self.stopped.clone()));
         }
         if self.config.role == Role::Relay {

@@ -47,6 +47,8 @@ pub(super) struct Replicator {
     pub(super) replication: ReplicationView,
     /// The last thing that went wrong.
     pub(super) last_error: LastError,
+    /// Whether there was data when the process started.
+    pub(super) had_data: bool,
     /// Renders the metrics.
     pub(super) prometheus: PrometheusHandle,
 }
@@ -198,6 +200,12 @@ impl Node for Replicator {
         }
     }
 
+    /// A new relay has no copy until it has caught up once, which is when a heartbeat first
+    /// counts. A node that had data serves it, however old.
+    fn loading(&self) -> bool {
+        self.config.role == Role::Relay && !self.had_data && self.signed_lag_seconds().is_none()
+    }
+
     fn status(&self) -> NodeStatus {
         let status = self.reader.status();
         let environment = self.reader.environment();
@@ -239,6 +247,7 @@ impl Node for Replicator {
     fn ready(&self) -> Result<(), String> {
         match self.state() {
             Some(NodeState::Starting) | None => Err("starting".into()),
+            Some(_) if self.loading() => Err("fetching its first copy".into()),
             // A node that was cut off serves what it has.
             Some(_) => Ok(()),
         }
@@ -254,6 +263,7 @@ impl Node for Replicator {
     fn metrics(&self) -> String {
         if let Ok(status) = self.reader.status() {
             metrics::set(&Gauges {
+                state: status.state().unwrap_or(NodeState::Starting),
                 index: status.position.index.get(),
                 oldest_index: self.oldest_index().map_or(0, Index::get),
                 keys: status.keys,

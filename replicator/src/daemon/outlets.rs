@@ -32,10 +32,21 @@ impl Aftermath {
         metrics::committed(committed);
     }
 
-    fn refused(&self, error: &dyn std::fmt::Display) {
+    fn no_space(&self, error: &dyn std::fmt::Display, then: &str) {
         metrics::commit_failed();
         self.last_error.set(error);
-        tracing::error!(%error, "nothing was stored; free space, or raise limits.map_bytes");
+        tracing::error!(%error, "free space on the disk, or delete keys; {then}");
+    }
+
+    fn damaged(&self, error: &dyn std::fmt::Display) {
+        metrics::commit_failed();
+        self.last_error.set(error);
+        tracing::error!(
+            %error,
+            "what is stored is damaged: nothing more is applied, what verifies is served. \
+             `qsctl verify` names the damage; to rebuild, move the data directory away and start \
+             anew"
+        );
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) {
@@ -51,6 +62,7 @@ pub(super) struct RootOutlet(pub(super) Aftermath);
 
 impl Outlet for RootOutlet {
     fn batch(&mut self, batch: Batch, committed: &Committed) {
+        metrics::batch(&batch);
         let feed = &self.0.feed;
         // Nobody resets a root's feed, and only this thread pushes.
         if let Err(e) = feed.push_batch(feed.state().epoch, &batch, || {}) {
@@ -68,7 +80,12 @@ impl Outlet for RootOutlet {
     }
 
     fn refused(&mut self, error: &FinalizeError) {
-        self.0.refused(error);
+        match error {
+            FinalizeError::Refused(StoreError::Full(_)) => {
+                self.0.no_space(error, "its writers were told that nothing was stored");
+            }
+            _ => self.0.damaged(error),
+        }
     }
 
     fn failed(&mut self, error: &FinalizeError) {
@@ -87,7 +104,11 @@ impl Observer for ReplicaOutlet {
     fn heartbeat(&mut self, _: Heartbeat) {}
 
     fn waiting_for_space(&mut self, error: &StoreError) {
-        self.0.refused(error);
+        self.0.no_space(error, "the commit is tried again");
+    }
+
+    fn damaged(&mut self, error: &StoreError) {
+        self.0.damaged(error);
     }
 
     fn out_of_step(&mut self, error: &StoreError, end: Position, forget: &mut dyn FnMut()) {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::replica_log::StoredLog;
 use crate::config::{Config, Role};
+use crate::metrics;
 use crate::net::listen::Listener;
 use crate::net::node::{DownstreamStatus, UpstreamStatus};
 use crate::net::replication::{
@@ -34,6 +35,7 @@ impl WriterSink {
 
 impl BatchSink for WriterSink {
     fn apply(&self, batch: Batch) {
+        metrics::batch(&batch);
         self.send(Command::Apply(batch));
     }
 

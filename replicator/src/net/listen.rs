@@ -4,6 +4,9 @@
 //! * a Unix socket file is removed only when it is a socket and nobody answers on it;
 //! * every accepted or connected TCP stream has TCP_NODELAY: the protocols send whole messages;
 //! * handed-over sockets are taken once, by name, and none is ever ignored.
+//!
+//! [`check_plaintext`] is the one rule about what may be heard over a network, for configured
+//! addresses and handed-over sockets alike.
 
 use std::fmt;
 use std::io;
@@ -322,6 +325,44 @@ impl SocketName {
     }
 }
 
+/// A socket that anyone on a network would reach, without the operator's leave.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the {} socket \"{address}\" {}; listen on loopback or a Unix socket, or set \
+     insecure.plaintext = true to allow it",
+    name.as_str(),
+    risk(*name)
+)]
+pub struct ExposedSocket {
+    name: SocketName,
+    address: Address,
+}
+
+fn risk(name: SocketName) -> &'static str {
+    match name {
+        SocketName::Client => {
+            "speaks plain text and asks for no password: anyone who reaches it may read and write"
+        }
+        SocketName::Replication | SocketName::Http => {
+            "would carry data in plain text over a network: anyone who reaches it gets a copy"
+        }
+    }
+}
+
+/// Whether a socket may be listened on: what carries data leaves the machine in plain text only
+/// where that was `allowed` (`insecure.plaintext`). HTTP carries no data.
+pub fn check_plaintext(
+    name: SocketName,
+    address: &Address,
+    allowed: bool,
+) -> Result<(), ExposedSocket> {
+    match name {
+        SocketName::Http => Ok(()),
+        _ if allowed || address.is_local() => Ok(()),
+        _ => Err(ExposedSocket { name, address: address.clone() }),
+    }
+}
+
 /// Sockets that were handed over and cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketsError {
@@ -493,6 +534,25 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Address>().unwrap().is_local(), local, "{text}");
         }
+    }
+
+    #[test]
+    fn plain_text_leaves_the_machine_only_where_allowed() {
+        let check = |name, address: &str, allowed| {
+            check_plaintext(name, &address.parse().unwrap(), allowed).map_err(|e| e.to_string())
+        };
+        for name in [SocketName::Client, SocketName::Replication] {
+            for local in ["127.0.0.1:1", "[::1]:1", "unix:/x"] {
+                check(name, local, false).unwrap();
+            }
+            for exposed in ["0.0.0.0:7070", "[::]:7070", "10.0.0.1:7070"] {
+                check(name, exposed, true).unwrap();
+                let error = check(name, exposed, false).unwrap_err();
+                assert!(error.contains(exposed) && error.contains("insecure.plaintext"), "{error}");
+            }
+        }
+        assert!(check(SocketName::Client, "0.0.0.0:1", false).unwrap_err().contains("write"));
+        check(SocketName::Http, "0.0.0.0:9100", false).unwrap();
     }
 
     #[test]

@@ -11,3 +11,17 @@ pub mod listen;
 pub mod node;
 pub mod replication;
 pub mod resp;
+
+/// Work on at least so many bytes is [`heavy`].
+const HEAVY_BYTES: usize = 256 << 10;
+
+/// Runs work in proportion to `bytes` without holding up the other tasks of this thread.
+fn heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+    match flavor {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) if bytes >= HEAVY_BYTES => {
+            tokio::task::block_in_place(work)
+        }
+        _ => work(),
+    }
+}

@@ -41,7 +41,8 @@ pub struct LogLine {
     pub value: Option<Vec<u8>>,
 }
 
-/// What every node can do for a client. Calls are short and may be made on an async thread.
+/// What every node can do for a client. Calls are made on async threads: short ones as they are,
+/// those that read much as `heavy` work.
 pub trait Node: Send + Sync + 'static {
     /// A key's value.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError>;

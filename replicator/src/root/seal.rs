@@ -200,14 +200,19 @@ impl<'t> View<'_, '_, 't> {
         // Comparing lengths first spares reading most values. A stored value that turns out to
         // be damaged is not equal: the SET that replaces it is the cure.
         let (environment, txn) = (self.sealer.environment, &self.sealer.txn);
-        if environment.cell(txn, key)?.map(|cell| cell.value_bytes() as usize) != Some(value.len())
-        {
-            return Ok(false);
-        }
-        match environment.value(txn, key) {
-            Ok(stored) => Ok(stored.is_some_and(|stored| &*stored == value)),
-            Err(e) if e.is_corrupt() => Ok(false),
-            Err(e) => Err(e),
+        let same = || -> quicksilver::Result<bool> {
+            let length = environment.cell(txn, key)?.map(|cell| cell.value_bytes() as usize);
+            if length != Some(value.len()) {
+                return Ok(false);
+            }
+            Ok(environment.value(txn, key)?.is_some_and(|stored| &*stored == value))
+        };
+        match same() {
+            Err(e @ quicksilver::Error::Corrupt { .. }) => {
+                tracing::warn!(error = %e, "a SET replaces a damaged value");
+                Ok(false)
+            }
+            other => other,
         }
     }
 }

@@ -125,8 +125,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
             return false;
         }
-        self.collect();
-        self.waiting.is_empty() || self.seal_and_finalize()
+        self.collect() && (self.waiting.is_empty() || self.seal_and_finalize())
     }
 
     fn heartbeat(&mut self) -> bool {
@@ -150,15 +149,16 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
     }
 
     /// Waits for the first writer, then for the end of the window, or until a batch is full.
-    fn collect(&mut self) {
+    /// Heartbeats go on meanwhile. False when nothing can be final any more.
+    fn collect(&mut self) -> bool {
         if self.waiting.is_empty() {
             let until = self.next_heartbeat.saturating_duration_since(Instant::now());
             match self.submissions.next(until.min(IDLE)) {
                 Ok(submission) => self.waiting.push(submission),
-                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(until.min(IDLE));
-                    return;
+                    return true;
                 }
             }
         }
@@ -166,6 +166,9 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         let mut bytes: usize = self.waiting.iter().map(|s| s.bytes).sum();
         let mut changes = self.waiting.iter().any(|s| !s.transaction.is_read_only());
         while !self.stopping() {
+            if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
+                return false;
+            }
             // The window throttles commits, and reads need none.
             let left = match changes {
                 true => seal_at.saturating_duration_since(Instant::now()),
@@ -174,7 +177,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             if bytes >= self.settings.max_batch_bytes {
                 // A full batch still waits for its window, but nothing more is taken.
                 if left.is_zero() {
-                    return;
+                    return true;
                 }
                 std::thread::sleep(left.min(IDLE));
                 continue;
@@ -186,11 +189,12 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
                     changes |= !submission.transaction.is_read_only();
                     self.waiting.push(submission);
                 }
-                Err(_) if left.is_zero() => return,
+                Err(_) if left.is_zero() => return true,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left.min(IDLE)),
             }
         }
+        true
     }
 
     fn stopping(&self) -> bool {
@@ -253,6 +257,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         let state = *self.finalize.state();
         let max_bytes = self.settings.max_batch_bytes;
         let mut sealer = Sealer::new(self.finalize.environment(), state.log.last, max_bytes)?;
+        let map_is_short = self.map_is_short()?;
         let fitting =
             |sealer: &Sealer<'_>, s: &Submission| sealer.has_room_for(&s.transaction, s.bytes);
         let mut decided = Vec::with_capacity(self.waiting.len());
@@ -260,7 +265,8 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             if !fitting(&sealer, submission) {
                 break;
             }
-            decided.push(match self.refusal(state.applied.bytes, &submission.transaction) {
+            let refusal = self.refusal(state.applied.bytes, map_is_short, &submission.transaction);
+            decided.push(match refusal {
                 Some(refusal) => Err(refusal),
                 None => sealer.decide(&submission.transaction),
             });
@@ -272,8 +278,18 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
     }
 
     /// A database over its limit can shrink, and not grow.
-    fn refusal(&self, data_bytes: u64, transaction: &Transaction) -> Option<WriteError> {
+    fn refusal(
+        &self,
+        data_bytes: u64,
+        map_is_short: bool,
+        transaction: &Transaction,
+    ) -> Option<WriteError> {
         let sets = || transaction.ops.iter().any(|op| matches!(op, TxOp::Set { .. }));
+        if map_is_short && sets() {
+            return Some(WriteError::Storage(
+                "the memory map is nearly full; delete keys, or keep less log ([retention])".into(),
+            ));
+        }
         (data_bytes > self.settings.max_db_bytes && sets()).then(|| {
             WriteError::Storage(format!(
                 "the database holds {data_bytes} bytes, limits.max_db_bytes is {}; delete keys, \
@@ -281,6 +297,22 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
                 self.settings.max_db_bytes
             ))
         })
+    }
+
+    /// Whether the map has no more room than a few batches need. What is left is for DELs and for
+    /// collecting the log, which need pages, too.
+    fn map_is_short(&self) -> quicksilver::Result<bool> {
+        let environment = self.finalize.environment();
+        let info = environment.env.info()?;
+        let page_bytes = environment.page_bytes;
+        let reserve = self.settings.max_batch_bytes.min(info.map_bytes / 8);
+        let high_water = usize::try_from(info.last_page).unwrap_or(usize::MAX);
+        let room = info.map_bytes.saturating_sub(high_water.saturating_mul(page_bytes));
+        if room >= reserve {
+            return Ok(false);
+        }
+        let free = usize::try_from(environment.env.free_pages()?.total).unwrap_or(usize::MAX);
+        Ok(room.saturating_add(free.saturating_mul(page_bytes)) < reserve)
     }
 
     fn now(&self) -> Millis {

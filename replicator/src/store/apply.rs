@@ -63,8 +63,11 @@ pub fn apply(
         let existed = old.is_some();
         if let Some(old) = old {
             applied.digest.remove(old.digest_term(change.key));
-            applied.keys -= 1;
-            applied.bytes -= change.key.len() as u64 + u64::from(old.value_bytes());
+            let old_bytes = change.key.len() as u64 + u64::from(old.value_bytes());
+            let counts = applied.keys.checked_sub(1).zip(applied.bytes.checked_sub(old_bytes));
+            (applied.keys, applied.bytes) = counts.ok_or_else(|| {
+                corrupt_cell(change.key, &"meta counts fewer keys or bytes than there are")
+            })?;
             if let Body::Chunked { chunks, .. } = old.body {
                 dead_chunks.push((old.write_index, chunks));
             }

@@ -1,8 +1,8 @@
 //! Finding the live generation of a database, or making the first one.
 //!
-//! A generation counts from the moment `CURRENT` names it, and `CURRENT` is written after
-//! everything it names is on disk. A directory that no `CURRENT` names is what a crash left of an
-//! attempt, and is removed.
+//! A generation is made under another name, synced, renamed, and counts from the moment `CURRENT`
+//! names it. Only what carries that other name is what a crash left of an attempt, and is removed.
+//! A generation with data in it is never removed here, whatever `CURRENT` says or does not say.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 use quicksilver::environment::{self, Environment};
 use quicksilver_format::layout::{self, Generation};
 use quicksilver_format::meta::{Applied, Format, Identity, LogState};
-use quicksilver_format::{DbId, HistoryId};
+use quicksilver_format::{DbId, HistoryId, Index};
 use quicksilver_lmdb::{Env, EnvOptions};
 
 use super::error::StoreError;
@@ -33,9 +33,20 @@ pub struct Sizes {
     pub max_readers: u32,
 }
 
-/// Makes the data directory when it is missing.
+/// Makes the data directory, and what is missing above it, so that it survives a power cut.
 pub(super) fn data_dir(dir: &Path) -> Result<(), StoreError> {
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir).map_err(StoreError::io(dir))
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    data_dir(parent)?;
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io(dir)(e)),
+        _ => sync_directory(parent),
+    }
 }
 
 /// Opens the live generation for writing, after making the first one when there is none.
@@ -50,11 +61,30 @@ pub(super) fn open_or_create(
     match environment::live_generation(dir) {
         Ok(generation) => open(dir, generation, sizes),
         Err(quicksilver::Error::NoDatabase { .. }) => {
-            create_first(dir, db_id, history, sizes)?;
+            if !adopt_unnamed(dir, sizes)? {
+                create_first(dir, db_id, history, sizes)?;
+            }
             open(dir, Generation::FIRST, sizes)
         }
         Err(e) => Err(e.into()),
     }
+}
+
+/// Deals with a first generation that `CURRENT` does not name. An empty one is where a crash
+/// stopped its creation one step short; it is taken. One with data is not ours to judge.
+fn adopt_unnamed(dir: &Path, sizes: Sizes) -> Result<bool, StoreError> {
+    let path = dir.join(Generation::FIRST.to_string());
+    if !path.exists() {
+        return Ok(false);
+    }
+    let environment = open(dir, Generation::FIRST, sizes)?;
+    let index = environment.log_state(&environment.env.read()?)?.last.index;
+    drop(environment);
+    if index != Index::ZERO {
+        return Err(StoreError::Unnamed { path, index });
+    }
+    set_current(dir, Generation::FIRST)?;
+    Ok(true)
 }
 
 fn options(dir: &Path, sizes: Sizes) -> EnvOptions {
@@ -68,7 +98,18 @@ fn options(dir: &Path, sizes: Sizes) -> EnvOptions {
 
 fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment, StoreError> {
     let path = dir.join(generation.to_string());
-    let env = Env::open_writer(&path, &options(dir, sizes))?;
+    // The size of the map is fixed for the life of a generation: readers that have it mapped
+    // could not follow.
+    let as_made = EnvOptions { map_bytes: 0, ..options(dir, sizes) };
+    let env = Env::open_writer(&path, &as_made)?;
+    let map_bytes = env.info()?.map_bytes;
+    if map_bytes != sizes.map_bytes {
+        tracing::warn!(
+            map_bytes,
+            configured = sizes.map_bytes,
+            "limits.map_bytes is for new generations; this one keeps what it was made with"
+        );
+    }
     set_modes(&path)?;
     let buckets = [
         env.open_bucket(layout::BUCKET_DATA)?,
@@ -96,7 +137,7 @@ fn create_first(
     sizes: Sizes,
 ) -> Result<(), StoreError> {
     let generation = Generation::FIRST;
-    let path = dir.join(generation.to_string());
+    let path = dir.join(format!("{generation}.new"));
     match fs::remove_dir_all(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
         _ => {}
@@ -116,6 +157,8 @@ fn create_first(
     txn.commit()?;
     drop(env);
     sync_directory(&path)?;
+    let made = dir.join(generation.to_string());
+    fs::rename(&path, &made).map_err(StoreError::io(&made))?;
     set_current(dir, generation)
 }
 

@@ -34,6 +34,17 @@ pub enum StoreError {
         /// What is there.
         found: DbId,
     },
+    /// A generation is there, with data in it, and nothing says that it is the live one.
+    #[error(
+        "{path}: holds data up to index {index}, but CURRENT is missing; if this is the live \
+         generation, write its name into CURRENT, otherwise move it away", path = path.display()
+    )]
+    Unnamed {
+        /// The generation's directory.
+        path: PathBuf,
+        /// Where its log ends.
+        index: quicksilver_format::Index,
+    },
     /// The batch does not follow what is stored. Nothing was written.
     #[error("batch follows {found}, the log ends at {expected}; nothing was written")]
     NotNext {
@@ -43,7 +54,7 @@ pub enum StoreError {
         found: Position,
     },
     /// No space on the disk, or in the map. Nothing was written; it can be tried again.
-    #[error("no space for this commit: {0}; nothing was written, it will be tried again")]
+    #[error("no space for this commit: {0}; nothing was written")]
     Full(LmdbError),
     /// The storage failed in a way after which the environment must be opened anew.
     #[error("storage failed: {0}; the environment has to be opened anew")]

@@ -3,8 +3,8 @@
 //! Invariants:
 //! * A batch leaves the log whole, oldest first, in the same transaction that says so in `meta`.
 //! * The newest batch stays, so that the log always says where it ends.
-//! * A slice is bounded by what the same commit appended, so a commit is never long because of
-//!   what is collected, and the log still shrinks.
+//! * A slice is bounded by what the same commit appended, or by one batch where that is more, so
+//!   that the log still shrinks.
 
 use quicksilver::environment::Environment;
 use quicksilver_format::batch::BatchHeader;

@@ -30,8 +30,8 @@ pub use error::StoreError;
 pub use gc::Retention;
 use role_lock::RoleLock;
 
-/// Microseconds since the Unix epoch, for the fields that people and graphs read. No decision
-/// is made on it.
+/// Microseconds since the Unix epoch: for the fields that people and graphs read, and for the age
+/// at which the log is collected. Order, hashes and acknowledgements never depend on it.
 pub fn wall_clock_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)

@@ -50,7 +50,8 @@ impl RoleLock {
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        note(&mut file).map_err(StoreError::io(&path))?;
+        // On a full disk the note is missing, and the lock as good as with it.
+        let _ = note(&mut file);
         Ok(RoleLock { _file: file })
     }
 }

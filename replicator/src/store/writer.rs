@@ -50,6 +50,9 @@ pub trait Observer: Send {
     fn out_of_step(&mut self, error: &StoreError, end: Position, forget: &mut dyn FnMut());
     /// The upstream's history was taken over.
     fn history_adopted(&mut self, history: HistoryId, end: Position);
+    /// What is stored under some key is damaged, so nothing more can be applied. What is there
+    /// goes on being served.
+    fn damaged(&mut self, error: &StoreError);
     /// The storage cannot be trusted any more; the thread ends.
     fn failed(&mut self, error: &StoreError);
 }
@@ -67,13 +70,25 @@ pub fn run(mut store: Store, commands: &Receiver<Command>, observer: &mut dyn Ob
             Ok(Next::Stop) => break,
             Err(e) if e.is_transient() => {
                 observer.waiting_for_space(&e);
+                if pending.iter().any(|command| matches!(command, Command::Stop)) {
+                    break;
+                }
                 wait = Some(RETRY_AFTER);
             }
             Err(e @ StoreError::NotNext { .. }) => {
                 observer.out_of_step(&e, store.end(), &mut || {
                     pending.extend(commands.try_iter());
-                    pending.retain(|command| !matches!(command, Command::Apply(_)));
+                    let stays =
+                        |c: &Command| !matches!(c, Command::Apply(_) | Command::Heartbeat(_));
+                    pending.retain(stays);
                 });
+            }
+            Err(e @ StoreError::Read(_)) => {
+                // Starting anew would find the same damage: stay, and serve what verifies.
+                store.set_state(NodeState::Failed);
+                observer.damaged(&e);
+                while !matches!(commands.recv(), Ok(Command::Stop) | Err(_)) {}
+                break;
             }
             Err(e) => {
                 store.set_state(NodeState::Failed);
@@ -137,7 +152,10 @@ fn step(
                 observer.heartbeat(heartbeat);
             }
             Command::AdoptHistory(history) => {
-                store.adopt_history(history)?;
+                if let Err(e) = store.adopt_history(history) {
+                    pending.push_front(Command::AdoptHistory(history));
+                    return Err(e);
+                }
                 observer.history_adopted(history, store.end());
             }
             Command::SetState(state) => store.set_state(state),

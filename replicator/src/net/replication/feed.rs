@@ -28,14 +28,15 @@ pub struct FeedLimits {
     pub bytes: usize,
     /// Batches that may wait for their commit.
     pub pending_batches: usize,
-    /// Bytes that may wait for their commit; one batch may exceed it, whatever its size.
+    /// Bytes that may wait for their commit, those of the decompressed batches that the writer
+    /// holds included; one batch may exceed it, whatever its size.
     pub pending_bytes: usize,
 }
 
 impl Default for FeedLimits {
     fn default() -> Self {
         // Ten minutes of batches, one in each window, and as many heartbeats.
-        FeedLimits { items: 4_096, bytes: 256 << 20, pending_batches: 64, pending_bytes: 128 << 20 }
+        FeedLimits { items: 4_096, bytes: 256 << 20, pending_batches: 64, pending_bytes: 256 << 20 }
     }
 }
 
@@ -149,6 +150,16 @@ fn bytes_of(item: &Item) -> usize {
     }
 }
 
+/// What an item costs until it is committed: the writer holds a batch's payload, decompressed,
+/// beside the record that is kept here.
+fn pending_bytes_of(item: &Item) -> usize {
+    let payload = match item {
+        Item::Batch(frame) => usize::try_from(frame.header().payload_bytes).unwrap_or(usize::MAX),
+        Item::Control(_) => 0,
+    };
+    bytes_of(item).saturating_add(payload)
+}
+
 impl Feed {
     /// An empty feed of a node whose log ends at `end`.
     pub fn new(limits: FeedLimits, end: Position) -> Self {
@@ -225,8 +236,9 @@ impl Feed {
         ring.end = batch.after();
         ring.pending_items += 1;
         ring.pending_batches += 1;
-        ring.pending_bytes += frame.wire_bytes();
-        ring.push(Item::Batch(frame));
+        let item = Item::Batch(frame);
+        ring.pending_bytes += pending_bytes_of(&item);
+        ring.push(item);
         ring.evict(&self.limits);
         hand_on();
         drop(ring);
@@ -252,7 +264,7 @@ impl Feed {
         let item = Item::Control(record);
         if ring.pending_items > 0 {
             ring.pending_items += 1;
-            ring.pending_bytes += bytes_of(&item);
+            ring.pending_bytes += pending_bytes_of(&item);
         }
         ring.push(item);
         ring.evict(&self.limits);
@@ -389,7 +401,7 @@ impl Ring {
                 Item::Control(_) => {}
             }
             settled += 1;
-            self.pending_bytes -= bytes_of(item);
+            self.pending_bytes -= pending_bytes_of(item);
         }
         self.pending_items -= settled;
     }

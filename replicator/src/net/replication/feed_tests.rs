@@ -83,6 +83,30 @@ fn what_is_pending_is_bounded_and_never_evicted() {
     assert_eq!(feed.state().pending_batches, 0);
 }
 
+/// A batch that compresses well is small here and large at the writer.
+#[test]
+fn what_the_writer_holds_decompressed_is_pending_too() {
+    let value = vec![b'x'; 100_000];
+    let build = |before: Position| {
+        let mut builder = quicksilver_format::BatchBuilder::new(before);
+        builder.push(quicksilver_format::Entry::set(b"k", &value));
+        builder.seal(1).unwrap()
+    };
+    let limits = FeedLimits { pending_batches: 100, pending_bytes: 150_000, ..SMALL };
+    let feed = Feed::new(limits, genesis());
+    let first = build(genesis());
+    assert!(first.record().len() < 20_000);
+    feed.push_batch(feed.state().epoch, &first, || ()).unwrap();
+    assert!(feed.has_room());
+    let second = build(first.after());
+    feed.push_batch(feed.state().epoch, &second, || ()).unwrap();
+    assert!(!feed.has_room());
+    feed.committed(first.after());
+    assert!(feed.has_room());
+    feed.committed(second.after());
+    assert_eq!(feed.ring().pending_bytes, 0);
+}
+
 #[test]
 fn a_reader_that_comes_too_late_is_told_so() {
     let feed = feed();

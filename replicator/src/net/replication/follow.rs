@@ -25,7 +25,8 @@ use tokio::sync::watch;
 
 use super::connection::{Connection, Moved};
 use super::feed::{Epoch, Feed, PushError};
-use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking, heavy};
+use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking};
+use crate::net::heavy;
 use crate::net::listen::{Address, Stream};
 
 /// An upstream whose socket took nothing for so long is given up.

@@ -136,15 +136,3 @@ async fn blocking<T: Send + 'static>(
         Err(e) => Err(ReadFailure(format!("the reading task ended: {e}"))),
     }
 }
-
-/// Runs work in proportion to `bytes` without holding up the other tasks of this thread.
-fn heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    const HEAVY_BYTES: usize = 256 << 10;
-    let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
-    match flavor {
-        Ok(tokio::runtime::RuntimeFlavor::MultiThread) if bytes >= HEAVY_BYTES => {
-            tokio::task::block_in_place(work)
-        }
-        _ => work(),
-    }
-}

@@ -4,6 +4,8 @@
 //! * everything runs in one task: what the connection waits for is waited for in
 //!   [`Output::drive`], so replies keep leaving meanwhile;
 //! * a request that was begun and not completed within its deadline closes the connection;
+//! * what the client has sent and is kept (an incomplete request, a MULTI queue) has a share of
+//!   the memory for all clients; without one the connection is closed;
 //! * when the process leaves, requests that have arrived are answered first.
 
 use std::future::Future;
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::Service;
+use super::budget::{OutOfBudget, Share};
 use super::decode::{Decoder, ProtocolError};
 use super::output::Output;
 use super::reply::Reply;
@@ -40,6 +43,8 @@ struct Connection<S> {
     decoder: Decoder,
     session: Session,
     output: Output<WriteHalf<S>>,
+    /// Of what was sent and is kept.
+    share: Share,
     /// The client sends nothing more.
     ended: bool,
     /// The process is leaving.
@@ -51,6 +56,7 @@ struct Connection<S> {
 enum End {
     Done,
     Protocol(ProtocolError),
+    OutOfBudget(OutOfBudget),
 }
 
 /// Serves a connection to its end.
@@ -62,7 +68,8 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
 ) {
     let (reader, writer) = tokio::io::split(stream);
     let decoder = Decoder::new(service.limits.decode());
-    let request_deadline = service.limits.request_deadline;
+    let super::ClientLimits { request_deadline, stall_deadline, .. } = service.limits;
+    let [share, of_output] = [(); 2].map(|()| Share::new(&service.budget));
     let id = service.next_client_id();
     let session = Session::new(service, id, peer.to_owned());
     let mut connection = Connection {
@@ -70,7 +77,8 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
         input: BytesMut::new(),
         decoder,
         session,
-        output: Output::new(writer),
+        output: Output::new(writer, of_output, stall_deadline),
+        share,
         ended: false,
         leaving: false,
         request_began: None,
@@ -86,6 +94,9 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
     };
     match result {
         Ok(()) => tracing::debug!(peer, "client left"),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            tracing::warn!(peer, %error, "client connection closed");
+        }
         Err(error) => tracing::debug!(peer, %error, "client connection ended"),
     }
 }
@@ -111,6 +122,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     continue;
                 }
                 Ok(None) => {}
+            }
+            let held = self.decoder.held_bytes(&self.input) + self.session.queued_bytes();
+            if let Err(refusal) = self.share.hold(held) {
+                return Ok(End::OutOfBudget(refusal));
             }
             let within_request = self.decoder.is_within_request(&self.input);
             if self.ended || (self.leaving && !within_request) {
@@ -203,18 +218,29 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         Ok(())
     }
 
+    /// Gives back what is kept of what the client has sent, and its share. A smaller share is
+    /// never refused.
+    fn forget(&mut self) {
+        self.session.forget_queue();
+        self.decoder.forget();
+        self.input = BytesMut::new();
+        let _ = self.share.hold(0);
+    }
+
     async fn close(&mut self, end: End, peer: &str) -> io::Result<()> {
-        let protocol_error = match end {
+        let refusal = match end {
             End::Done => None,
-            End::Protocol(error) => {
-                tracing::warn!(peer, %error, "client connection closed");
-                self.output.push(Reply::error(&error), self.session.protocol());
-                Some(error)
-            }
+            End::Protocol(error) => Some(error.to_string()),
+            End::OutOfBudget(refusal) => Some(format!("{refusal}; try again")),
         };
+        if let Some(error) = &refusal {
+            tracing::warn!(peer, error, "client connection closed");
+            self.output.push(Reply::error(error), self.session.protocol());
+        }
+        self.forget();
         self.output.finish().await?;
         self.output.shutdown().await?;
-        if protocol_error.is_some() {
+        if refusal.is_some() {
             // Whatever this ends with, the connection is closed.
             let _ = timeout(LINGER, discard(&mut self.reader, &mut self.input)).await;
         }

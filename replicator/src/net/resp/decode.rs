@@ -107,6 +107,19 @@ impl Decoder {
         self.array.is_some() || !input.is_empty()
     }
 
+    /// Drops what has arrived of a request that will not be completed.
+    pub fn forget(&mut self) {
+        (self.array, self.searched) = (None, 0);
+    }
+
+    /// Bytes that a request that is not complete holds: those in the buffer and those that have
+    /// left it.
+    pub fn held_bytes(&self, input: &BytesMut) -> usize {
+        let array = self.array.as_ref();
+        input.len()
+            + array.map_or(0, |array| array.bytes + array.arguments.len() * size_of::<Bytes>())
+    }
+
     /// The next request, or `None` when more bytes are needed. After an error the connection
     /// must be closed.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
@@ -443,5 +456,8 @@ mod tests {
         assert!(input.capacity() < 1024);
         assert!(decoder.array.as_ref().unwrap().arguments.capacity() <= EXPECTED_ARGUMENTS);
         assert!(decoder.is_within_request(&input));
+        assert_eq!(decoder.held_bytes(&input), 0);
+        input.extend_from_slice(b"rest");
+        assert_eq!(decoder.held_bytes(&input), 4);
     }
 }

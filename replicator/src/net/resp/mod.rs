@@ -11,6 +11,7 @@
 //! not durable yet and the reads behind them are kept apart.
 
 mod answer;
+mod budget;
 mod command;
 mod connection;
 pub mod decode;
@@ -34,6 +35,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::budget::Budget;
 use self::decode::DecodeLimits;
 use self::info::Figures;
 use self::scan::Cursors;
@@ -46,6 +48,12 @@ const MIN_BULK_BYTES: usize = 64 << 10;
 /// A request that was begun and not completed for so long closes the connection: nobody holds a
 /// place by sending a byte now and then. Idle connections are kept.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// A client that takes no byte of its replies for so long is closed.
+pub const STALL_DEADLINE: Duration = Duration::from_secs(120);
+/// For what all clients together have sent and not completed, queued in MULTI, and not read.
+const BUDGET_BYTES: usize = 512 << 20;
+/// At least so many of the largest requests fit into the budget.
+const BUDGET_REQUESTS: usize = 4;
 /// For one line to a client that is turned away.
 const REFUSAL_DEADLINE: Duration = Duration::from_millis(100);
 
@@ -60,17 +68,27 @@ pub struct ClientLimits {
     pub max_clients: usize,
     /// For a request to arrive, from its first byte to its last: [`REQUEST_DEADLINE`].
     pub request_deadline: Duration,
+    /// For a client to take the next bytes of its replies: [`STALL_DEADLINE`].
+    pub stall_deadline: Duration,
+    /// Most bytes that all connections together hold, beyond a little for each of them: requests
+    /// that are not complete, MULTI queues, replies that were not taken. 512 MiB, but at least
+    /// four of the largest requests. A connection without a share for
+    /// what it sends is told so and closed; a reply without one is replaced by an error.
+    pub budget_bytes: usize,
 }
 
 impl ClientLimits {
     /// The configured ones.
     pub fn of(config: &Config) -> Self {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let max_request_bytes = size(config.batch.max_bytes);
         ClientLimits {
             max_value_bytes: size(config.limits.max_value_bytes),
-            max_request_bytes: size(config.batch.max_bytes),
+            max_request_bytes,
             max_clients: config.limits.max_clients,
             request_deadline: REQUEST_DEADLINE,
+            stall_deadline: STALL_DEADLINE,
+            budget_bytes: BUDGET_BYTES.max(max_request_bytes.saturating_mul(BUDGET_REQUESTS)),
         }
     }
 
@@ -87,6 +105,7 @@ pub struct Service {
     node: Arc<dyn Node>,
     limits: ClientLimits,
     cursors: Cursors,
+    budget: Arc<Budget>,
     clients: Arc<Semaphore>,
     last_client_id: AtomicU64,
     began: Instant,
@@ -99,6 +118,7 @@ impl Service {
             node,
             limits,
             cursors: Cursors::new(),
+            budget: Budget::new(limits.budget_bytes),
             clients: Arc::new(Semaphore::new(limits.max_clients)),
             last_client_id: AtomicU64::new(0),
             began: Instant::now(),

@@ -5,7 +5,9 @@
 //!   whatever the connection waits for, it waits in [`Output::drive`], which goes on collecting
 //!   answers and writing replies;
 //! * while no write is outstanding, replies go straight into the output buffer;
-//! * what is held for a client that does not read is bounded: [`Output::relieve`].
+//! * what is held for a client that does not read is bounded: [`Output::relieve`]; what is held for
+//!   all of them is, too: a large reply for which there is no share is replaced by an error;
+//! * a client that takes nothing of its replies within the deadline ends the connection.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,8 +17,10 @@ use std::pin::pin;
 use bytes::BytesMut;
 use quicksilver_format::Index;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::answer::{Shape, write_error};
+use super::budget::{OutOfBudget, Share};
 use super::reply::{Protocol, Reply};
 use crate::net::node::Promise;
 use crate::root::request::{Answer, WriteError};
@@ -29,6 +33,8 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 const MAX_WAITING: usize = 16_384;
 /// A buffer that has grown beyond this is given back.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
+/// A reply up to this size is worth no refusal, which would be as long.
+const SMALL_BYTES: usize = 256;
 
 enum Waiting {
     Reply(Reply, Protocol),
@@ -41,14 +47,32 @@ pub(super) struct Output<W> {
     encoded: BytesMut,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Most bytes encoded since the buffer was empty: it does not shrink before that.
+    buffer_bytes: usize,
+    share: Share,
+    /// Whether a reply was replaced.
+    refused: bool,
+    stall_deadline: Duration,
+    /// Since when the client has taken nothing of what is encoded.
+    stalled_since: Option<Instant>,
     /// The log's end that covers every write answered so far.
     written: Index,
 }
 
 impl<W: AsyncWrite + Unpin> Output<W> {
-    pub(super) fn new(writer: W) -> Self {
-        let (encoded, waiting) = (BytesMut::new(), VecDeque::new());
-        Output { writer, encoded, waiting, waiting_bytes: 0, written: Index::ZERO }
+    pub(super) fn new(writer: W, share: Share, stall_deadline: Duration) -> Self {
+        Output {
+            writer,
+            encoded: BytesMut::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            buffer_bytes: 0,
+            share,
+            refused: false,
+            stall_deadline,
+            stalled_since: None,
+            written: Index::ZERO,
+        }
     }
 
     /// Whether writes of this connection are not answered yet.
@@ -63,8 +87,9 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 
     /// The next reply.
     pub(super) fn push(&mut self, reply: Reply, protocol: Protocol) {
+        let reply = self.admit(reply, |refusal| Reply::error(format_args!("{refusal}; try again")));
         if self.waiting.is_empty() {
-            reply.encode(protocol, &mut self.encoded);
+            self.encode(&reply, protocol);
         } else {
             self.waiting_bytes += reply.held_bytes();
             self.waiting.push_back(Waiting::Reply(reply, protocol));
@@ -128,6 +153,13 @@ impl<W: AsyncWrite + Unpin> Output<W> {
             _ => None,
         };
         let room = self.encoded.len() <= MAX_ENCODED_BYTES;
+        let stalled = match self.stalled_since {
+            _ if self.encoded.is_empty() => None,
+            Some(since) => Some(since),
+            None => Some(Instant::now()),
+        };
+        self.stalled_since = stalled;
+        let deadline = stalled.map(|since| since + self.stall_deadline);
         let answered = tokio::select! {
             biased;
             // Answers first: those that are ready leave in one write.
@@ -139,7 +171,15 @@ impl<W: AsyncWrite + Unpin> Output<W> {
                 if written? == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
+                self.stalled_since = None;
                 None
+            }
+            () = async { match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            } } => {
+                let what = "the client takes nothing of its replies";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
             }
         };
         match answered {
@@ -164,7 +204,12 @@ impl<W: AsyncWrite + Unpin> Output<W> {
                 }
                 Err(error) => write_error(&error),
             };
-            reply.encode(protocol, &mut self.encoded);
+            let reply = self.admit(reply, |refusal| {
+                Reply::Error(format!(
+                    "UNKNOWN the commands were done, their reply is lost: {refusal}"
+                ))
+            });
+            self.encode(&reply, protocol);
         }
         self.release();
     }
@@ -172,11 +217,41 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     /// Encodes the replies that nothing holds back any more.
     fn release(&mut self) {
         while self.encoded.len() <= MAX_ENCODED_BYTES
-            && let Some(Waiting::Reply(reply, protocol)) = self.waiting.front()
+            && let Some(Waiting::Reply(..)) = self.waiting.front()
         {
-            self.waiting_bytes -= reply.held_bytes();
-            reply.encode(*protocol, &mut self.encoded);
-            self.waiting.pop_front();
+            if let Some(Waiting::Reply(reply, protocol)) = self.waiting.pop_front() {
+                self.waiting_bytes -= reply.held_bytes();
+                self.encode(&reply, protocol);
+            }
+        }
+        if self.encoded.is_empty() {
+            self.buffer_bytes = 0;
+        }
+        // What was refused stays uncharged.
+        let _ = self.share.hold(self.held_bytes());
+    }
+
+    fn encode(&mut self, reply: &Reply, protocol: Protocol) {
+        reply.encode(protocol, &mut self.encoded);
+        self.buffer_bytes = self.buffer_bytes.max(self.encoded.len());
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.buffer_bytes + self.waiting_bytes
+    }
+
+    /// Charges for a reply, or replaces it.
+    fn admit(&mut self, reply: Reply, refused: impl FnOnce(OutOfBudget) -> Reply) -> Reply {
+        let bytes = reply.held_bytes();
+        match self.share.hold(self.held_bytes() + bytes) {
+            Ok(()) => reply,
+            Err(_) if bytes <= SMALL_BYTES => reply,
+            Err(refusal) => {
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!(bytes, error = %refusal, "a client was refused a reply");
+                }
+                refused(refusal)
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use super::output::Output;
 use super::reply::{Protocol, Reply};
 use super::scan::Match;
 use crate::net::node::{Node, ReadError, WriteLimits, WritePath};
+use crate::net::{HEAVY_BYTES, heavy};
 use crate::root::request::{OpAnswer, Transaction, TxOp};
 
 /// Keys a SCAN step returns unless COUNT says otherwise, and at most.
@@ -30,6 +31,9 @@ const SCAN_DEFAULT_KEYS: usize = 10;
 const SCAN_MAX_KEYS: usize = 10_000;
 /// Entries QS.LOG returns at most.
 const LOG_MAX_ENTRIES: usize = 10_000;
+
+/// Reading more keys than this at once is heavy work, whatever they hold.
+const MANY_KEYS: usize = 64;
 
 /// What the connection does after a command.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +73,16 @@ impl Session {
 
     pub(super) fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Bytes that are queued in MULTI.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.multi.as_ref().map_or(0, Queued::held_bytes)
+    }
+
+    /// Leaves MULTI, if it is in it.
+    pub(super) fn forget_queue(&mut self) {
+        self.multi = None;
     }
 
     /// Runs one command. An error is one of the connection's.
@@ -290,6 +304,11 @@ impl Session {
 }
 
 impl Queued {
+    fn held_bytes(&self) -> usize {
+        let commands = self.commands.len() * size_of::<DataCommand>();
+        self.bytes + self.ops * size_of::<TxOp>() + commands
+    }
+
     fn push(&mut self, command: DataCommand, limits: WriteLimits) -> Result<(), String> {
         let ops = self.ops + command.ops.len();
         let carried = command.ops.iter().map(|op| match op {
@@ -313,6 +332,25 @@ impl Queued {
 impl Service {
     /// Answers reads from the node's own data.
     fn read(&self, reads: &[TxOp]) -> Result<Vec<OpAnswer>, ReadError> {
+        let bytes = self.weight(reads)?;
+        heavy(bytes, || self.read_now(reads))
+    }
+
+    /// Bytes that these reads will copy, roughly, as far as it matters to [`heavy`].
+    fn weight(&self, reads: &[TxOp]) -> Result<usize, ReadError> {
+        if reads.len() > MANY_KEYS {
+            return Ok(HEAVY_BYTES);
+        }
+        let mut bytes = 0_u64;
+        for read in reads {
+            if let TxOp::Get { key } = read {
+                bytes += self.node.value_length(key)?.unwrap_or(0);
+            }
+        }
+        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    fn read_now(&self, reads: &[TxOp]) -> Result<Vec<OpAnswer>, ReadError> {
         match reads {
             [TxOp::Get { key }] => Ok(vec![OpAnswer::Value(self.node.get(key)?.map(Bytes::from))]),
             [TxOp::Length { key }] => Ok(vec![OpAnswer::Length(self.node.value_length(key)?)]),
@@ -375,7 +413,9 @@ impl Service {
         };
         let limit = usize::try_from(count).unwrap_or(usize::MAX).min(LOG_MAX_ENTRIES);
         let from = Index::new(from).max(Index::FIRST);
-        match self.node.log(from, limit, self.limits.max_request_bytes) {
+        // Whole batches are read and decompressed for a single entry of theirs.
+        let read = || self.node.log(from, limit, self.limits.max_request_bytes);
+        match heavy(HEAVY_BYTES, read) {
             Err(error) => read_error(&error),
             Ok(lines) => Reply::Array(
                 lines

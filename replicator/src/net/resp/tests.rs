@@ -20,6 +20,8 @@ const LIMITS: ClientLimits = ClientLimits {
     max_request_bytes: 600_000,
     max_clients: 2,
     request_deadline: super::REQUEST_DEADLINE,
+    stall_deadline: super::STALL_DEADLINE,
+    budget_bytes: 512 << 20,
 };
 const WINDOW: Duration = Duration::from_millis(40);
 /// Longer than anything here takes; a test that hangs fails.
@@ -479,6 +481,109 @@ async fn a_request_that_dribbles_in_closes_the_connection() {
     talk.send("$9\r\nx").await;
     assert_eq!(talk.rest().await, "");
     assert!(began.elapsed() < deadline * 5, "counted from the first byte, not from the last");
+}
+
+/// What a connection may hold without a share, of each kind.
+const FREE: usize = 256 << 10;
+const LARGE: usize = 2 * FREE;
+const OUT_OF_BUDGET: &str =
+    "-ERR the memory for all clients' requests and replies is used up; try again\r\n";
+
+#[tokio::test]
+async fn incomplete_requests_and_multi_queues_share_a_budget() {
+    let node = MemoryNode::relay();
+    let limits = ClientLimits { max_value_bytes: 1 << 20, max_request_bytes: 1 << 20, ..LIMITS };
+    let service = Service::new(node, ClientLimits { budget_bytes: 3 * FREE, ..limits });
+    let text = "x".repeat(LARGE);
+    let echo = request(&["ECHO", &text]);
+    let (begun, rest) = echo.split_at(echo.len() - 10);
+    let (mut first, mut second) = (talk(&service), talk(&service));
+    first.send(begun).await;
+    tokio::time::sleep(WINDOW).await;
+    second.send(&request(&["MULTI"])).await;
+    second.hear("MULTI", "+OK\r\n").await;
+    let get = request(&["GET", &"k".repeat(500)]);
+    let mut third = talk(&service);
+    for _ in 0..20 {
+        second.send(&get.repeat(100)).await;
+    }
+    let heard = second.rest().await;
+    assert!(heard.starts_with("+QUEUED\r\n") && heard.ends_with(OUT_OF_BUDGET), "{heard}");
+    third.expect("PING", "+PONG\r\n").await;
+    first.send(rest).await;
+    first.hear("ECHO", &format!("${LARGE}\r\n{text}\r\n")).await;
+    third.send(&echo).await;
+    third.hear("what was given back", &format!("${LARGE}\r\n{text}\r\n")).await;
+}
+
+#[tokio::test]
+async fn replies_that_are_not_taken_share_a_budget() {
+    let node = MemoryNode::relay();
+    node.put("k", &"v".repeat(LARGE));
+    let service = Service::new(node, ClientLimits { budget_bytes: LARGE, ..LIMITS });
+    let get = request(&["GET", "k"]);
+    let reply = format!("${LARGE}\r\n{}\r\n", "v".repeat(LARGE));
+    let slow = || {
+        let (stream, server) = tokio::io::duplex(4096);
+        let (leave, leaving) = watch::channel(false);
+        let service = Arc::clone(&service);
+        tokio::spawn(async move { connection::run(server, "test", service, leaving).await });
+        Talk { stream, leave }
+    };
+    let (mut first, mut second) = (slow(), slow());
+    first.send(&get).await;
+    tokio::time::sleep(WINDOW).await;
+    second.send(&get).await;
+    second.hear("a refusal", OUT_OF_BUDGET).await;
+    first.hear("GET", &reply).await;
+    second.send(&get).await;
+    second.hear("what was given back", &reply).await;
+}
+
+/// What was written must not be sent again, so the refusal does not ask for that.
+#[tokio::test]
+async fn a_write_whose_reply_finds_no_room_is_not_called_undone() {
+    let node = MemoryNode::root(Duration::ZERO);
+    node.put("k", &"v".repeat(LARGE));
+    let mut talk = talk(&Service::new(node, ClientLimits { budget_bytes: 0, ..LIMITS }));
+    talk.send("MULTI\r\nSET a 1\r\nGET k\r\nEXEC\r\nGET a\r\n").await;
+    let queued = "+OK\r\n+QUEUED\r\n+QUEUED\r\n-UNKNOWN the commands were done,";
+    let heard = talk.finish().await;
+    assert!(heard.starts_with(queued) && heard.ends_with("\r\n$1\r\n1\r\n"), "{heard}");
+    assert!(!heard.contains("try again"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_closed() {
+    let node = MemoryNode::relay();
+    node.put("k", &"v".repeat(100_000));
+    let deadline = Duration::from_millis(200);
+    let service = Service::new(node, ClientLimits { stall_deadline: deadline, ..LIMITS });
+    let (mut stream, server) = tokio::io::duplex(4096);
+    let (_leave, leaving) = watch::channel(false);
+    let serving =
+        tokio::spawn(async move { connection::run(server, "test", service, leaving).await });
+    stream.write_all(request(&["GET", "k"]).as_bytes()).await.unwrap();
+    // Slowly, but always within the deadline.
+    for _ in 0..4 {
+        tokio::time::sleep(deadline / 2).await;
+        stream.read_exact(&mut [0; 4096]).await.unwrap();
+    }
+    assert!(!serving.is_finished());
+    tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_reads_on_a_threaded_runtime() {
+    let node = MemoryNode::relay();
+    let value = "v".repeat(LARGE);
+    node.put("k", &value);
+    let mut talk = talk_to(&node);
+    talk.expect("GET k", &format!("${LARGE}\r\n{value}\r\n")).await;
+    let mget = request(&["MGET"]).replace("*1", "*101") + &"$1\r\nx\r\n".repeat(100);
+    talk.send(&mget).await;
+    talk.hear("MGET", &("*100\r\n".to_owned() + &"$-1\r\n".repeat(100))).await;
+    talk.expect("QS.LOG 1 1", "*0\r\n").await;
 }
 
 #[tokio::test]
