@@ -1,6 +1,6 @@
 //! A bulk load through root and leaf, beside plain LMDB and Redis with the same pairs.
 //!
-//! `bench-import [--entries N] [--window-ms N] [--rounds N] [--quick]`
+//! `bench-import [--entries N] [--window-ms N] [--mset PAIRS] [--rounds N] [--quick]`
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -74,7 +74,7 @@ struct Ours {
     batches: u64,
 }
 
-fn ours(input: &Input, window_ms: u64) -> Result<Ours> {
+fn ours(input: &Input, window_ms: u64, mset: u32) -> Result<Ours> {
     let mut cluster = Cluster::new();
     cluster.root("root").set_literal("batch.window_ms", window_ms);
     cluster.leaf("leaf", &["root"]);
@@ -87,10 +87,10 @@ fn ours(input: &Input, window_ms: u64) -> Result<Ours> {
     let start = Instant::now();
     let mut command = Command::new(binary("qsctl"));
     command.args(["--server", &root.address("client"), "--json", "import"]).arg(&input.tsv);
-    let import = command.stdout(Stdio::null()).spawn()?;
+    command.args(["--batch", &mset.to_string()]);
+    let mut import = command.stdout(Stdio::null()).spawn()?;
     let importer_seconds = until_ended(import.id())?;
     let at_root = start.elapsed();
-    let mut import = import;
     if !import.wait()?.success() {
         return Err(format!("qsctl import failed\n{}", root.log_tail()).into());
     }
@@ -250,12 +250,13 @@ fn main() -> Result<()> {
     let entries = option("--entries", if quick { 200_000 } else { 1_000_000 })?;
     let rounds = option("--rounds", if quick { 1 } else { 3 })?;
     let window_ms = option("--window-ms", 500)?;
+    let mset = option("--mset", 1000)?;
     let dir = tempfile::tempdir()?;
     let input = Input::write(dir.path(), entries)?;
     let program = peer::compile("import/peer.c", dir.path())?;
     println!(
-        "{} SETs of {KEY_BYTES}-byte keys and {VALUE_BYTES}-byte values, window_ms = {window_ms}; \
-         medians of {rounds} rounds.\n",
+        "{} SETs of {KEY_BYTES}-byte keys and {VALUE_BYTES}-byte values, window_ms = {window_ms}, {mset} pairs \
+         in an MSET; medians of {rounds} rounds.\n",
         grouped(entries)
     );
     if !is_installed("redis-server") {
@@ -264,7 +265,7 @@ fn main() -> Result<()> {
     let mut all = Vec::new();
     let mut batch_sizes = Vec::new();
     for _ in 0..rounds {
-        let ours = ours(&input, window_ms)?;
+        let ours = ours(&input, window_ms, mset)?;
         let batch = (entries / ours.batches.max(1)).max(1);
         batch_sizes.push(batch as f64);
         let mut parts = ours.parts;
