@@ -8,7 +8,6 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use bytes::Bytes;
 use quicksilver_format::Index;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -52,27 +51,7 @@ pub trait Node: Send + Sync + 'static {
 
     /// Answers several reads ([`TxOp::Get`] and [`TxOp::Length`]) from one snapshot, or refuses
     /// when the values together exceed `max_bytes`.
-    ///
-    /// The default reads one after the other, without a snapshot: a node overrides it.
-    fn read_many(&self, reads: &[TxOp], max_bytes: usize) -> Result<Vec<OpAnswer>, ReadError> {
-        let mut held_bytes = 0;
-        let mut answers = Vec::with_capacity(reads.len());
-        for read in reads {
-            answers.push(match read {
-                TxOp::Get { key } => {
-                    let value = self.get(key)?;
-                    held_bytes += value.as_ref().map_or(0, Vec::len);
-                    if held_bytes > max_bytes {
-                        return Err(ReadError::reply_too_large(max_bytes));
-                    }
-                    OpAnswer::Value(value.map(Bytes::from))
-                }
-                TxOp::Length { key } => OpAnswer::Length(self.value_length(key)?),
-                TxOp::Set { .. } | TxOp::Del { .. } => return Err(ReadError::not_a_read()),
-            });
-        }
-        Ok(answers)
-    }
+    fn read_many(&self, reads: &[TxOp], max_bytes: usize) -> Result<Vec<OpAnswer>, ReadError>;
 
     /// At most `limit` keys that begin with `prefix`, in key order, after `after`.
     fn scan(

@@ -147,6 +147,26 @@ impl Node for MemoryNode {
         Ok(lock(&self.data).map.get(key).map(|value| value.len() as u64))
     }
 
+    fn read_many(&self, reads: &[TxOp], max_bytes: usize) -> Result<Vec<OpAnswer>, ReadError> {
+        let mut held_bytes = 0;
+        let mut answers = Vec::with_capacity(reads.len());
+        for read in reads {
+            answers.push(match read {
+                TxOp::Get { key } => {
+                    let value = self.get(key)?;
+                    held_bytes += value.as_ref().map_or(0, Vec::len);
+                    if held_bytes > max_bytes {
+                        return Err(ReadError::reply_too_large(max_bytes));
+                    }
+                    OpAnswer::Value(value.map(Bytes::from))
+                }
+                TxOp::Length { key } => OpAnswer::Length(self.value_length(key)?),
+                TxOp::Set { .. } | TxOp::Del { .. } => return Err(ReadError::not_a_read()),
+            });
+        }
+        Ok(answers)
+    }
+
     fn scan(
         &self,
         prefix: &[u8],
