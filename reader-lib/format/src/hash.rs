@@ -101,7 +101,12 @@ impl Position {
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, FormatError> {
-        Ok(Position { index: Index::new(r.u64()?), hash: RunningHash(r.array()?) })
+        let index = r.u64()?;
+        // Every index has a next one; a position that says otherwise is damage, or made up.
+        if index == u64::MAX {
+            return Err(FormatError::field("position", "index", index, "less than 2^64 - 1"));
+        }
+        Ok(Position { index: Index::new(index), hash: RunningHash(r.array()?) })
     }
 
     /// The opposite of [`Position::encode`], for exactly [`Position::BYTES`] bytes.
@@ -116,5 +121,21 @@ impl Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?})", self.index, self.hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use super::*;
+
+    #[test]
+    fn a_position_without_a_next_index_is_refused() {
+        let mut bytes = Vec::new();
+        let hash = RunningHash::from_bytes([1; 32]);
+        Position { index: Index::new(u64::MAX - 1), hash }.encode(&mut bytes);
+        assert_eq!(Position::decode(&bytes).unwrap().index.next(), Index::new(u64::MAX));
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(Position::decode(&bytes).is_err());
     }
 }
