@@ -31,7 +31,7 @@ fn values_of_every_length_come_back() {
     }
     assert_eq!(snapshot.len(), LENGTHS.len() as u64);
     assert_eq!(reader.index().unwrap(), Index::new(LENGTHS.len() as u64));
-    let report = verify::verify(reader.environment(), |_| {}).unwrap();
+    let report = verify::verify(&reader.environment().unwrap(), |_| {}).unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.digest.unwrap().1, snapshot.digest());
 }
@@ -69,7 +69,7 @@ fn damage(db: &Db, with: impl FnOnce(&Env)) {
 }
 
 fn problems(reader: &Reader) -> Vec<String> {
-    verify::verify(reader.environment(), |_| {}).unwrap().problems
+    verify::verify(&reader.environment().unwrap(), |_| {}).unwrap().problems
 }
 
 #[test]

@@ -87,7 +87,7 @@ proptest! {
             prop_assert_eq!(store.end(), position);
         }
 
-        let reader = store.reader();
+        let reader = store.reader().unwrap();
         let snapshot = reader.snapshot().unwrap();
         let found: BTreeMap<Vec<u8>, Vec<u8>> = snapshot.iter().unwrap()
             .map(|pair| pair.map(|(k, v)| (k.to_vec(), v.to_vec())))
@@ -104,30 +104,30 @@ proptest! {
         prop_assert_eq!(snapshot.digest(), digest);
         prop_assert_eq!(snapshot.len(), model.len() as u64);
 
-        let report = verify::verify(reader.environment(), |_| {}).unwrap();
+        let report = verify::verify(&reader.environment().unwrap(), |_| {}).unwrap();
         prop_assert!(report.is_clean(), "{:?}", report.problems);
         prop_assert_eq!(report.batches, sealed.len() as u64);
 
         // The log gives every record back byte for byte, from any index, and every hash.
-        let environment = reader.environment();
+        let environment = reader.environment().unwrap();
         let txn = environment.env.read().unwrap();
         for (n, batch) in sealed.iter().enumerate() {
             for index in [batch.first(), batch.last()] {
-                let records = log::read_after(environment, &txn, index.previous(), usize::MAX).unwrap();
+                let records = log::read_after(&environment, &txn, index.previous(), usize::MAX).unwrap();
                 prop_assert_eq!(records.len(), sealed.len() - n);
                 prop_assert_eq!(&records[0].bytes[..], &batch.record()[..]);
             }
             for (index, _) in batch.entries() {
                 let hash = batch.hash_at(index).unwrap();
                 let expected = if index == batch.last() { HashAt::Boundary(hash) } else { HashAt::Inside(hash) };
-                prop_assert_eq!(log::hash_at(environment, &txn, index).unwrap(), expected);
+                prop_assert_eq!(log::hash_at(&environment, &txn, index).unwrap(), expected);
             }
         }
         let end = position.index;
-        prop_assert!(log::read_after(environment, &txn, end, usize::MAX).unwrap().is_empty());
-        prop_assert_eq!(log::hash_at(environment, &txn, end.next()).unwrap(), HashAt::Beyond(end));
+        prop_assert!(log::read_after(&environment, &txn, end, usize::MAX).unwrap().is_empty());
+        prop_assert_eq!(log::hash_at(&environment, &txn, end.next()).unwrap(), HashAt::Beyond(end));
         let genesis = Position::genesis(db_id());
-        prop_assert_eq!(log::hash_at(environment, &txn, Index::ZERO).unwrap(), HashAt::Boundary(genesis.hash));
+        prop_assert_eq!(log::hash_at(&environment, &txn, Index::ZERO).unwrap(), HashAt::Boundary(genesis.hash));
     }
 }
 
@@ -222,7 +222,7 @@ fn a_generation_with_data_is_never_removed() {
     let refused = Store::open(dir.path(), db_id(), history, sizes).unwrap_err();
     assert!(refused.to_string().contains("CURRENT is missing"), "{refused}");
     std::fs::write(dir.path().join("CURRENT"), "gen-000001\n").unwrap();
-    assert_eq!(open(dir.path()).reader().get(b"a").unwrap().unwrap(), b"1");
+    assert_eq!(open(dir.path()).reader().unwrap().get(b"a").unwrap().unwrap(), b"1");
 }
 
 /// A larger map would be one that the readers of this generation do not have.
@@ -294,8 +294,8 @@ fn the_log_is_collected_by_bytes_and_by_age_and_never_to_nothing() {
     let environment = store.environment();
     let txn = environment.env.read().unwrap();
     let before = oldest.previous();
-    assert!(matches!(log::hash_at(environment, &txn, before).unwrap(), HashAt::Boundary(_)));
-    let gone = log::hash_at(environment, &txn, before.previous()).unwrap();
+    assert!(matches!(log::hash_at(&environment, &txn, before).unwrap(), HashAt::Boundary(_)));
+    let gone = log::hash_at(&environment, &txn, before.previous()).unwrap();
     assert_eq!(gone, HashAt::TooOld(oldest));
     drop(txn);
     let report = verify::verify(environment, |_| {}).unwrap();
@@ -343,7 +343,7 @@ fn the_largest_value_fits_one_transaction() {
     let batch = seal(store.end(), &[(b"huge".to_vec(), Some(noise.clone()))]);
     let batch = Batch::decode(batch.record().clone(), &BatchLimits::HARD).unwrap();
     store.apply(&[batch]).unwrap();
-    assert!(store.reader().get(b"huge").unwrap().unwrap() == noise);
+    assert!(store.reader().unwrap().get(b"huge").unwrap().unwrap() == noise);
     let gone = seal(store.end(), &[(b"huge".to_vec(), None)]);
     store.apply(&[gone]).unwrap();
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());

@@ -129,13 +129,15 @@ impl Bench {
                 }
             }
             _ => {
-                let environment = reader.environment();
+                let environment = reader.environment()?;
+                let mut txn = environment.env.read_owned()?;
                 for key in keys {
-                    let txn = environment.env.read()?;
+                    txn.renew()?;
                     if let Some(cell) = txn.get(environment.data, key)? {
                         sum += first_byte(cell);
                         found += 1;
                     }
+                    txn.reset();
                 }
             }
         }

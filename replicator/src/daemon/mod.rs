@@ -134,7 +134,7 @@ impl Daemon {
             role = config.role.as_str(), dir = %config.data_dir.display(),
             index = %store.end().index, "opened"
         );
-        let reader = store.reader();
+        let reader = store.reader()?;
         let had_data = store.end().index != Index::ZERO;
         let last_error = LastError::default();
         let (log, durable) = StoredLog::new(&store);
@@ -267,7 +267,7 @@ async fn clear_dead_readers(reader: Reader) {
     loop {
         ticks.tick().await;
         // It takes a lock of the environment, but only for microseconds.
-        match reader.environment().env.reader_check() {
+        match reader.environment().and_then(|environment| Ok(environment.env.reader_check()?)) {
             Ok(0) => {}
             Ok(dead) => tracing::info!(dead, "freed the slots of readers that died"),
             Err(e) => tracing::warn!(error = %e, "dead readers could not be looked for"),

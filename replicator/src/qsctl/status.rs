@@ -47,8 +47,6 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
 fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
     let reader = Reader::open(dir)?;
     let status = reader.status()?;
-    let environment = reader.environment();
-    let txn = environment.env.read().map_err(quicksilver::Error::from)?;
     let role = match status.state() {
         Some(NodeState::Root) => "root",
         Some(NodeState::Following | NodeState::Disconnected | NodeState::Diverged) => "relay",
@@ -67,8 +65,8 @@ fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
         generation: status.generation.get(),
         lag_seconds: page.and_then(|page| page.heartbeat_us).map(seconds_since),
         pid: page.map_or(0, |page| page.pid),
-        history: environment.identity(&txn)?.history.to_string(),
-        oldest_index: environment.log_state(&txn)?.oldest.get(),
+        history: status.history.to_string(),
+        oldest_index: status.oldest_index.get(),
         bytes: status.bytes,
         ..NodeStatus::default()
     })

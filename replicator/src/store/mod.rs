@@ -116,9 +116,9 @@ impl Store {
         self.retention = retention;
     }
 
-    /// A reader on the same environment, for this process.
-    pub fn reader(&self) -> Reader {
-        Reader::from_environment(&self.dir, self.environment.clone())
+    /// A reader, for this process; it shares the environment.
+    pub fn reader(&self) -> quicksilver::Result<Reader> {
+        Reader::open(&self.dir)
     }
 
     /// The opened generation.
