@@ -57,6 +57,7 @@
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
+pub mod build;
 mod cached;
 mod changes;
 pub mod environment;

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use proptest::prelude::*;
 use quicksilver::testing::Db;
 use quicksilver::{Error, Index, Reader, verify};
-use quicksilver_lmdb::{Env, EnvOptions};
+use quicksilver_lmdb::Env;
 
 /// Lengths around every boundary: empty, in the leaf, one page, just chunked, several chunks.
 const LENGTHS: [usize; 9] = [0, 1, 100, 4066, 4067, 4068, 8160, 8161, 1 << 20];
@@ -61,11 +61,9 @@ fn what_is_not_there_is_said() {
     assert!(matches!(Reader::open(dir.path()), Err(Error::Format { .. })));
 }
 
-/// Opens the test database for writing, as nobody but its replicator may, to damage it.
+/// Writes to the test database, as nobody but its replicator may, to damage it.
 fn damage(db: &Db, with: impl FnOnce(&Env)) {
-    let options = EnvOptions { map_bytes: 1 << 30, ..EnvOptions::default() };
-    let env = Env::open_writer(&db.path().join("gen-000001"), &options).unwrap();
-    with(&env);
+    with(&db.environment().unwrap().env);
 }
 
 fn problems(reader: &Reader) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
+use quicksilver::build::{Builder, Options};
 use quicksilver::log::{self, HashAt};
 use quicksilver::verify;
 use quicksilver_format::{
@@ -311,6 +312,36 @@ fn the_log_is_collected_by_bytes_and_by_age_and_never_to_nothing() {
     }
     assert_eq!(store.oldest(), store.end().index.previous(), "the newest batch has two entries");
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
+}
+
+/// A database that was built without a replicator is one that a replicator goes on with.
+#[test]
+fn a_built_database_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = HistoryId::from_bytes([3; 16]);
+    let options = Options { db_id: db_id(), history, map_bytes: 1 << 30, max_readers: 126 };
+    let mut builder = Builder::create(dir.path(), &options).unwrap();
+    let long = vec![b'x'; 10_000];
+    for (key, value) in [("b", &b"2"[..]), ("long", &long), ("a", b"1")] {
+        builder.push(key.as_bytes(), value).unwrap();
+    }
+    let built = builder.finish().unwrap();
+
+    let mut store = open(dir.path());
+    assert_eq!((store.end(), store.oldest()), (built.position, Index::FIRST));
+    assert_eq!(store.identity().history, history);
+    let info = store.environment().env.info().unwrap();
+    assert_eq!(info.map_bytes, 1 << 30);
+    assert!(info.max_readers >= 126, "{info:?}");
+    let batch = seal(store.end(), &[set("a", "one"), set("c", "3"), ("long".into(), None)]);
+    store.apply(&[batch]).unwrap();
+    let reader = store.reader();
+    assert_eq!(reader.get(b"a").unwrap().unwrap(), b"one");
+    assert_eq!(reader.get(b"b").unwrap().unwrap(), b"2");
+    assert_eq!(reader.get(b"long").unwrap(), None);
+    let report = verify::verify(store.environment(), |_| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    assert_eq!((report.keys, report.batches), (3, 2));
 }
 
 #[test]
