@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 use quicksilver_format::layout;
 use quicksilver_format::meta::Applied;
 use quicksilver_format::{DbId, HistoryId, Index};
-use quicksilver_lmdb::{LmdbError, OwnedReadTxn, ProcessMark};
+use quicksilver_lmdb::{LmdbError, OwnedReadTxn, ProcessMark, close_skipped};
 
 use crate::environment::{Environment, live_generation};
 use crate::error::{Error, Result};
@@ -206,6 +206,7 @@ impl Followed {
                 return Err(refused);
             }
         }
+        close_skipped();
         self.looked_at_ms.store(coarse_clock_ms(), Ordering::Relaxed);
         Ok(())
     }

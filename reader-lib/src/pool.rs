@@ -39,17 +39,22 @@ pub(crate) struct Lease {
     pub(crate) uses: u32,
 }
 
+/// Boxed, so that it moves between places, list and readers as one pointer.
+type Idle = Box<Lease>;
+/// A thread's place, on cache lines of its own.
+type Place = CachePadded<AtomicCell<Option<Idle>>>;
+
 /// The idle leases of one reader.
 pub(crate) struct Pool {
-    places: Box<[CachePadded<AtomicCell<Option<Box<Lease>>>>; PLACES]>,
-    spare: Mutex<Vec<Box<Lease>>>,
+    places: Box<[Place; PLACES]>,
+    spare: Mutex<Vec<Idle>>,
     /// Length of `spare`, so that an empty list costs no lock.
     spare_len: AtomicUsize,
 }
 
 impl Pool {
     pub(crate) fn new() -> Self {
-        const { assert!(AtomicCell::<Option<Box<Lease>>>::is_lock_free()) };
+        const { assert!(AtomicCell::<Option<Idle>>::is_lock_free()) };
         Pool {
             places: Box::new(std::array::from_fn(|_| CachePadded::new(AtomicCell::new(None)))),
             spare: Mutex::new(Vec::new()),
@@ -58,26 +63,26 @@ impl Pool {
     }
 
     #[inline]
-    fn place(&self) -> &AtomicCell<Option<Box<Lease>>> {
+    fn place(&self) -> &Place {
         // The mask keeps the number below PLACES, whatever usize is.
         &self.places[thread_number() as usize & (PLACES - 1)]
     }
 
     /// An idle lease of this thread's place, or a spare one.
     #[inline]
-    pub(crate) fn take(&self) -> Option<Box<Lease>> {
+    pub(crate) fn take(&self) -> Option<Idle> {
         self.place().take().or_else(|| self.take_spare())
     }
 
     /// Any idle lease, for when there are no reader slots left.
     #[cold]
-    pub(crate) fn take_any(&self) -> Option<Box<Lease>> {
+    pub(crate) fn take_any(&self) -> Option<Idle> {
         self.take_spare().or_else(|| self.places.iter().find_map(|place| place.take()))
     }
 
     /// Puts a lease back, reset.
     #[inline]
-    pub(crate) fn put(&self, mut lease: Box<Lease>) {
+    pub(crate) fn put(&self, mut lease: Idle) {
         lease.txn.reset();
         if let Some(other) = self.place().swap(Some(lease)) {
             self.put_spare(other);
@@ -94,7 +99,7 @@ impl Pool {
         }
     }
 
-    fn take_spare(&self) -> Option<Box<Lease>> {
+    fn take_spare(&self) -> Option<Idle> {
         if self.spare_len.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -105,7 +110,7 @@ impl Pool {
     }
 
     #[cold]
-    fn put_spare(&self, lease: Box<Lease>) {
+    fn put_spare(&self, lease: Idle) {
         let Some(mut spare) = self.try_lock() else { return };
         if spare.len() < MAX_SPARE {
             spare.push(lease);
@@ -114,8 +119,7 @@ impl Pool {
     }
 
     /// The list, unless another thread has it: then doing without costs less than waiting.
-    #[allow(clippy::vec_box, reason = "a lease moves between places and list without a copy")]
-    fn try_lock(&self) -> Option<MutexGuard<'_, Vec<Box<Lease>>>> {
+    fn try_lock(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
         match self.spare.try_lock() {
             Ok(guard) => Some(guard),
             // The list is whole after every push and pop.

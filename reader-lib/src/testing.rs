@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use quicksilver_format::{DbId, Entry, Index};
+use quicksilver_format::{DbId, Entry, HistoryId, Index};
 
 use crate::Reader;
 use crate::build::{self, Builder, Options, Result, directory};
@@ -68,6 +68,8 @@ impl Db {
             builder.push(key, value)?;
         }
         builder.finish()?;
+        // Now, because a process that has it open for reading could not open it for writing.
+        db.with_writer(|_| ())?;
         Ok(db)
     }
 
@@ -84,10 +86,10 @@ impl Db {
     /// A reader on it.
     ///
     /// # Panics
-    /// When it cannot be opened, as when this process has opened it by other means.
+    /// When it cannot be opened: its files were changed by other means.
     pub fn reader(&self) -> Reader {
-        match self.environment() {
-            Ok(environment) => Reader::from_environment(&self.dir, environment),
+        match Reader::open(&self.dir) {
+            Ok(reader) => reader,
             Err(e) => panic!("the test database cannot be opened: {e}"),
         }
     }
@@ -117,23 +119,62 @@ impl Db {
             .map(|end| end.index)
     }
 
+    /// Puts these pairs in the place of all there are, in another generation, as a replicator does
+    /// after a compaction (`history` stays what it is) or a restore (it is another one). Readers
+    /// are there with their next read. Returns the last index then.
+    ///
+    /// ```
+    /// # use quicksilver::HistoryId;
+    /// let db = quicksilver::testing::Db::from([("a", "1")])?;
+    /// let reader = db.reader();
+    /// db.replace(HistoryId::random(), [("b", "2")])?;
+    /// assert_eq!(reader.get(b"a")?, None);
+    /// assert_eq!(reader.get(b"b")?.as_deref(), Some(&b"2"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Keys and values beyond the format's limits; then nothing has changed.
+    pub fn replace<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        history: HistoryId,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Index> {
+        let old = self.environment()?;
+        let start = old.log_state(&old.env.read().map_err(Error::from)?)?.last;
+        let generation = old.generation.next();
+        let options =
+            Options { db_id: self.db_id, history, map_bytes: MAP_BYTES, ..Options::default() };
+        let mut builder = Builder::beside(&self.dir, generation, start, &options)?;
+        for (key, value) in pairs {
+            builder.push(key.as_ref(), value.as_ref())?;
+        }
+        let built = builder.finish()?;
+        // For writing, before a reader of this process opens it for reading.
+        let environment = build::open_writer(&self.dir, generation)?;
+        build::switch_to(&self.dir, generation)?;
+        self.with_writer(|writer| writer.environment = environment)?;
+        directory::remove_generation(&self.dir, old.generation)?;
+        Ok(built.position.index)
+    }
+
     /// The live generation, opened for writing.
     #[doc(hidden)]
     pub fn environment(&self) -> Result<Environment> {
         self.with_writer(|writer| writer.environment.clone())
     }
 
-    /// Calls `with` with the writer, which is opened when it is first needed, and again when
-    /// another generation has become the live one.
-    fn with_writer<R>(&self, with: impl FnOnce(&Writer) -> R) -> Result<R> {
+    /// Calls `with` with the writer, which is opened when there is none.
+    fn with_writer<R>(&self, with: impl FnOnce(&mut Writer) -> R) -> Result<R> {
         let mut held = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = environment::live_generation(&self.dir)?;
         let writer = match held.take() {
-            Some(writer) if writer.environment.generation == live => writer,
-            Some(old) => Writer { environment: build::open_writer(&self.dir, live)?, ..old },
+            Some(writer) => writer,
             None => Writer {
                 _role: directory::lock_role(&self.dir)?,
-                environment: build::open_writer(&self.dir, live)?,
+                environment: build::open_writer(
+                    &self.dir,
+                    environment::live_generation(&self.dir)?,
+                )?,
                 page: build::open_page(&self.dir, self.db_id)?,
             },
         };

@@ -295,8 +295,8 @@ fn the_log_is_collected_by_bytes_and_by_age_and_never_to_nothing() {
     let environment = store.environment();
     let txn = environment.env.read().unwrap();
     let before = oldest.previous();
-    assert!(matches!(log::hash_at(&environment, &txn, before).unwrap(), HashAt::Boundary(_)));
-    let gone = log::hash_at(&environment, &txn, before.previous()).unwrap();
+    assert!(matches!(log::hash_at(environment, &txn, before).unwrap(), HashAt::Boundary(_)));
+    let gone = log::hash_at(environment, &txn, before.previous()).unwrap();
     assert_eq!(gone, HashAt::TooOld(oldest));
     drop(txn);
     let report = verify::verify(environment, |_| {}).unwrap();
@@ -335,7 +335,7 @@ fn a_built_database_is_taken_over() {
     assert!(info.max_readers >= 126, "{info:?}");
     let batch = seal(store.end(), &[set("a", "one"), set("c", "3"), ("long".into(), None)]);
     store.apply(&[batch]).unwrap();
-    let reader = store.reader();
+    let reader = store.reader().unwrap();
     assert_eq!(reader.get(b"a").unwrap().unwrap(), b"one");
     assert_eq!(reader.get(b"b").unwrap().unwrap(), b"2");
     assert_eq!(reader.get(b"long").unwrap(), None);

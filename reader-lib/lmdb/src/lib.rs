@@ -111,6 +111,7 @@ pub use env::{Env, EnvOptions};
 pub use error::{LmdbError, Place};
 pub use fork::ProcessMark;
 pub use inspect::{EnvInfo, FreePages, ReaderSlot};
+pub use registry::close_skipped;
 pub use thread::thread_number;
 pub use txn::{MAX_KEY_BYTES, OwnedReadTxn, ReadTxn, Transaction};
 pub use version::{MIN_PATCH, library_version};

@@ -171,7 +171,11 @@ impl Registry {
 
     /// Tries again to close what was parked.
     pub(crate) fn close_parked(&mut self) {
-        self.0.retain_mut(|entry| {
+        Self::close_parked_in(&mut self.0);
+    }
+
+    fn close_parked_in(entries: &mut Vec<Entry>) {
+        entries.retain_mut(|entry| {
             let Some(handle) = entry.parked.take_if(|_| entry.process.is_current()) else {
                 return true;
             };
@@ -182,6 +186,16 @@ impl Registry {
 
     fn position(&self, key: FileKey) -> Option<usize> {
         self.0.iter().position(|e| e.key == key && e.process.is_current())
+    }
+}
+
+/// Tries again to close the environments whose close was skipped, because somebody was opening or
+/// closing at that moment. Until then they keep their files' disk space, also of removed files. The
+/// next open or close does this too; who neither opens nor closes calls it once in a while.
+pub fn close_skipped() {
+    // In a child the registry may be locked for ever.
+    if let (false, Ok(mut registry)) = (ProcessMark::current().is_child(), REGISTRY.try_lock()) {
+        Registry::close_parked_in(&mut registry);
     }
 }
 

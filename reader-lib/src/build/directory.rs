@@ -50,6 +50,16 @@ pub(super) fn remove(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// Takes away a generation that is no longer live. Readers that have it open keep it until they go.
+pub(crate) fn remove_generation(dir: &Path, generation: Generation) -> Result<(), Error> {
+    // Out of the way first: who opened a half-removed one would make its lock.mdb anew.
+    let path = dir.join(generation.to_string());
+    let away = dir.join(format!("{generation}.old"));
+    remove(&away)?;
+    fs::rename(&path, &away).map_err(io_error(&path))?;
+    remove(&away)
+}
+
 /// Makes a file's content, or a directory's names, durable.
 pub fn sync(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|file| file.sync_all()).map_err(io_error(path))
