@@ -11,6 +11,7 @@ use quicksilver_format::status::NodeState;
 use quicksilver_lmdb::Transaction;
 use tokio::sync::watch;
 
+use super::readers::ReadersView;
 use super::replication::ReplicationView;
 use crate::config::{Config, Role};
 use crate::metrics::{self, Gauges};
@@ -49,6 +50,8 @@ pub(super) struct Replicator {
     pub(super) last_error: LastError,
     /// Whether there was data when the process started.
     pub(super) had_data: bool,
+    /// Who reads, as of the last look.
+    pub(super) readers: ReadersView,
     /// Renders the metrics.
     pub(super) prometheus: PrometheusHandle,
 }
@@ -213,6 +216,7 @@ impl Node for Replicator {
             downstreams: self.replication.downstreams(),
             pid: std::process::id(),
             last_error: self.last_error.get(),
+            readers: self.readers.get(),
             ..NodeStatus::default()
         };
         match status {

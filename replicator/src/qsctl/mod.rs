@@ -21,6 +21,7 @@ mod init;
 mod lines;
 mod log;
 mod pairs;
+mod readers;
 mod status;
 mod target;
 mod verify;
@@ -94,6 +95,12 @@ enum Command {
     Scan(access::ScanArgs),
     /// Show how a node is; exit code 4 when it has diverged.
     Status,
+    /// List the processes that read a database of this machine.
+    ///
+    /// For each: its number and program, the reader slots in which it holds a snapshot at this
+    /// moment, those that it keeps idle, and how many commits its oldest snapshot is behind. A
+    /// program that is not shown has ended, or runs in a PID namespace of its own.
+    Readers,
     /// Print the log: one line for each entry.
     Log(log::LogArgs),
     /// Print changes as they come, until interrupted.
@@ -181,6 +188,7 @@ fn run(command: Command, context: &mut Context<'_>) -> Result<Exit, Error> {
         Command::Del(args) => access::del(args, context),
         Command::Scan(args) => access::scan(args, context),
         Command::Status => status::run(context),
+        Command::Readers => readers::run(context),
         Command::Log(args) => log::run(args, context),
         Command::Watch(args) => log::watch(args, context),
         Command::Verify => verify::run(context),

@@ -12,7 +12,7 @@ use super::Context;
 use super::client::{Command, Reply};
 use super::error::{Error, Exit};
 use super::target::{self, Kind, Place, first_that_answers};
-use crate::net::node::NodeStatus;
+use crate::net::node::{NodeStatus, ReadersStatus};
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
     let status = match context.target.place()? {
@@ -100,6 +100,9 @@ fn as_text(status: &NodeStatus) -> String {
     table.line("database", &status.db_id);
     table.line("history", &status.history);
     table.line("generation", status.generation);
+    if let Some(readers) = &status.readers {
+        table.line("readers", readers_in_words(readers));
+    }
     if let Some(upstream) = &status.upstream {
         let state = if upstream.connected { "connected" } else { "not connected" };
         let node = upstream.node_id.as_deref().map(|id| format!("{id} at ")).unwrap_or_default();
@@ -151,6 +154,25 @@ fn head(status: &NodeStatus) -> String {
     head
 }
 
+fn readers_in_words(readers: &ReadersStatus) -> String {
+    let slots = format!(
+        "{} of {} slots",
+        HumanCount(readers.used.into()),
+        HumanCount(readers.limit.into())
+    );
+    let Some(oldest) = &readers.oldest else { return slots };
+    let program = oldest.name.as_deref().unwrap_or("unknown");
+    let commits = match oldest.lag_commits {
+        1 => "1 commit".to_owned(),
+        n => format!("{} commits", HumanCount(n)),
+    };
+    format!(
+        "{slots}; the oldest snapshot is held by {program} (process {}), {commits} behind for {}",
+        oldest.pid,
+        lag(oldest.age_seconds)
+    )
+}
+
 fn lag(seconds: f64) -> String {
     const MINUTE: f64 = 60.0;
     const HOUR: f64 = 60.0 * MINUTE;
@@ -178,7 +200,7 @@ impl Table {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
     use super::*;
-    use crate::net::node::{DownstreamStatus, UpstreamStatus};
+    use crate::net::node::{DownstreamStatus, OldestReader, UpstreamStatus};
 
     #[test]
     fn files_tell_what_they_know() {
@@ -224,5 +246,18 @@ mod tests {
             assert!(text.contains(line), "{line}{text}");
         }
         assert_eq!(lag(7300.0), "2 h");
+    }
+
+    #[test]
+    fn readers_in_words_for_people() {
+        let mut readers = ReadersStatus { used: 3, limit: 4096, oldest: None };
+        assert_eq!(readers_in_words(&readers), "3 of 4,096 slots");
+        let name = Some("dnsd".to_owned());
+        readers.oldest = Some(OldestReader { pid: 77, name, age_seconds: 42.0, lag_commits: 5000 });
+        assert_eq!(
+            readers_in_words(&readers),
+            "3 of 4,096 slots; the oldest snapshot is held by dnsd (process 77), 5,000 commits \
+             behind for 42 s"
+        );
     }
 }
