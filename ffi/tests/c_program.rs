@@ -13,15 +13,30 @@ use reader::testing::Db;
 use tempfile::TempDir;
 
 /// What the library exports: a promise. A name that is here never goes away.
-const PROMISED: [&str; 8] = [
+const PROMISED: [&str; 23] = [
+    "qs_changes_close",
+    "qs_changes_next",
+    "qs_changes_open",
+    "qs_changes_position",
     "qs_close",
     "qs_get",
+    "qs_get_into",
     "qs_index",
     "qs_last_error",
+    "qs_multi_get",
     "qs_open",
+    "qs_scan_begin",
+    "qs_scan_end",
+    "qs_scan_next",
+    "qs_snapshot_begin",
+    "qs_snapshot_end",
+    "qs_snapshot_get",
+    "qs_snapshot_index",
+    "qs_status",
     "qs_strerror",
     "qs_value_free",
     "qs_version",
+    "qs_wait",
 ];
 
 /// As strict as the compiler can be about a header that others include.
