@@ -302,11 +302,10 @@ unsafe fn read_options(options: *const qs_scan_options) -> Result<Range, Failure
     })
 }
 
+type Found<'s> = reader::Result<(&'s [u8], Value<'s>)>;
+
 /// The last `wanted` pairs, backward, until the reader walks backward itself.
-fn last_of<'s>(
-    pairs: reader::Pairs<'s>,
-    wanted: usize,
-) -> Result<Vec<reader::Result<(&'s [u8], Value<'s>)>>, Failure> {
+fn last_of<'s>(pairs: reader::Pairs<'s>, wanted: usize) -> Result<Vec<Found<'s>>, Failure> {
     let mut last = VecDeque::new();
     for pair in pairs {
         last.push_front(Ok(pair?));

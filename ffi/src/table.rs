@@ -102,7 +102,7 @@ impl<T> Live<'_, T> {
     /// Whether somebody waits for this call to end. Calls that block look now and then.
     pub(crate) fn is_closing(&self) -> bool {
         let current = self.slot.current.load();
-        !current.as_ref().is_some_and(|now| now.generation == self.open.generation)
+        current.as_ref().is_none_or(|now| now.generation != self.open.generation)
     }
 }
 
