@@ -52,7 +52,7 @@
  * The first value of a qs_db_status.
  */
 #define QS_DB_STATUS_INIT \
-    { sizeof(qs_db_status), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { 0 }, { 0 } }
+    { sizeof(qs_db_status), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { 0 }, { 0 } }
 
 /**
  * The first value of a qs_change.
@@ -151,8 +151,8 @@ typedef enum qs_result {
      */
     QS_NO_MEMORY = 14,
     /**
-     * The database cannot be read in this environment: a read-only mount, a process with the
-     * same number in another PID namespace, or an unsuitable LMDB library.
+     * The database cannot be read in this environment: a read-only mount, a network file system,
+     * a process with the same number in another PID namespace, or an unsuitable LMDB library.
      */
     QS_UNSUPPORTED = 15,
     /**
@@ -164,6 +164,11 @@ typedef enum qs_result {
      * Nothing came within the time. Not an error; `qs_last_error` is left as it was.
      */
     QS_TIMEOUT = 17,
+    /**
+     * An older copy of the database was put in its place; the handle has seen newer data. It goes
+     * on when the replicator has caught up, or open the database anew.
+     */
+    QS_BEHIND = 18,
 } qs_result;
 
 /**
@@ -351,6 +356,11 @@ typedef struct qs_db_status {
      */
     uint64_t index;
     /**
+     * Index of the oldest entry that is still in the log: a feed that begins before it is told to
+     * rescan. One more than `index` when the log is empty.
+     */
+    uint64_t oldest_index;
+    /**
      * Which generation of the files is read.
      */
     uint64_t generation;
@@ -445,9 +455,10 @@ extern "C" {
  * Opens the database in the directory `dir`, the `data_dir` of a replicator, and stores a handle
  * in `*out`; NULL after a failure.
  *
- * The replicator need not run: what it left is readable. One handle serves all threads; open a
- * database once, at the start. After `fork` the handle is of no use in the child, which opens
- * the database itself.
+ * The replicator need not run: what it left is readable. When it makes a new generation of the
+ * files the handle follows. One handle serves all threads: open a database once, at the start;
+ * opening it once more shares what is open, and gives a handle of its own. After `fork` the
+ * handles are of no use in the child, which opens the database itself.
  *
  * Ownership: the handle is the caller's until `qs_close`. `dir` and `options` are not kept;
  * `options` may be NULL.

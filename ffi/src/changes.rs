@@ -3,12 +3,11 @@
 use std::ffi::c_void;
 use std::sync::Mutex;
 
-use reader::Index;
+use reader::{Change, Changes, Index};
 
 use crate::boundary::{Plain, call, place};
 use crate::bytes::{qs_slice, read_key_part};
 use crate::deadline::{Deadline, LOOK_AFTER};
-use crate::feed::{Change, Changes};
 use crate::handle::{self, qs_changes, qs_db};
 use crate::result::qs_result;
 use crate::snapshot::lock;
@@ -110,7 +109,7 @@ pub unsafe extern "C" fn qs_changes_open(
         // SAFETY: as promised by the caller.
         let prefix = unsafe { read_key_part(prefix, prefix_size, "prefix") }?;
         let after = Index::new(after_index);
-        let changes = handle::with(db, |reader| Ok(Changes::new(&reader, after, prefix)?))?;
+        let changes = handle::with(db, |reader| Ok(reader.changes(after, prefix)?))?;
         *out = handle::add(Mutex::new(Feed { changes, given: None }))?;
         Ok(qs_result::QS_OK)
     })

@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 /// How long a call may sleep before it looks whether its handle is being closed.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(100);
 
+/// A timeout; a negative one is without end.
+pub(crate) fn timeout(timeout_ms: i64) -> Duration {
+    u64::try_from(timeout_ms).map_or(Duration::MAX, Duration::from_millis)
+}
+
 /// When a call gives up; never, when it has none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Option<Instant>);
@@ -12,9 +17,8 @@ pub(crate) struct Deadline(Option<Instant>);
 impl Deadline {
     /// `timeout_ms` from now.
     pub(crate) fn after(timeout_ms: i64) -> Self {
-        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
         // A time beyond what the clock can say does not come.
-        Deadline(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+        Deadline(Instant::now().checked_add(timeout(timeout_ms)))
     }
 
     /// What is left of it, but at most `limit`.

@@ -17,7 +17,6 @@ mod boundary;
 mod bytes;
 mod changes;
 mod deadline;
-mod feed;
 mod fork;
 mod handle;
 mod open;

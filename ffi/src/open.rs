@@ -2,20 +2,15 @@
 
 use std::ffi::{OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::Duration;
 
-use reader::{DbId, Error, Reader};
+use reader::{OpenOptions, Reader};
 
 use crate::boundary::{Plain, call, place};
 use crate::bytes::read_text;
-use crate::deadline::Deadline;
+use crate::deadline;
 use crate::handle::{self, qs_db};
 use crate::result::{Failure, qs_result};
 use crate::versioned::{self, Versioned};
-
-/// Between two looks for a database that is not there yet.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// How to open a database. Start from `QS_OPEN_OPTIONS_INIT`, which sets `size`, and change what
 /// you need: a program that was compiled against an older header goes on working.
@@ -41,19 +36,13 @@ unsafe impl Versioned for qs_open_options {
     const FIRST_BYTES: usize = 24;
 }
 
-/// What a caller's options say.
-#[derive(Debug, Default)]
-struct Options {
-    db_id: Option<DbId>,
-    wait_ms: i64,
-}
-
 /// Opens the database in the directory `dir`, the `data_dir` of a replicator, and stores a handle
 /// in `*out`; NULL after a failure.
 ///
-/// The replicator need not run: what it left is readable. One handle serves all threads; open a
-/// database once, at the start. After `fork` the handle is of no use in the child, which opens
-/// the database itself.
+/// The replicator need not run: what it left is readable. When it makes a new generation of the
+/// files the handle follows. One handle serves all threads: open a database once, at the start;
+/// opening it once more shares what is open, and gives a handle of its own. After `fork` the
+/// handles are of no use in the child, which opens the database itself.
 ///
 /// Ownership: the handle is the caller's until `qs_close`. `dir` and `options` are not kept;
 /// `options` may be NULL.
@@ -81,7 +70,7 @@ pub unsafe extern "C" fn qs_open(
         let dir = unsafe { read_text(dir) }.ok_or_else(|| Failure::null("dir"))?;
         // SAFETY: as promised by the caller.
         let options = unsafe { read_options(options) }?;
-        let reader = open(Path::new(OsStr::from_bytes(dir.to_bytes())), &options)?;
+        let reader = options.open(OsStr::from_bytes(dir.to_bytes()))?;
         *out = handle::add(reader)?;
         Ok(qs_result::QS_OK)
     })
@@ -107,41 +96,21 @@ pub extern "C" fn qs_close(db: *mut qs_db) -> qs_result {
     })
 }
 
-fn open(dir: &Path, options: &Options) -> Result<Reader, Failure> {
-    let deadline = Deadline::after(options.wait_ms);
-    let reader = loop {
-        match Reader::open(dir) {
-            Err(Error::NoDatabase { .. }) if !deadline.has_passed() => {
-                std::thread::sleep(deadline.left(LOOK_AGAIN_AFTER));
-            }
-            other => break other?,
-        }
-    };
-    let found = reader.db_id();
-    match options.db_id {
-        Some(expected) if expected != found => {
-            Err(Error::WrongDatabase { path: dir.to_owned(), expected, found }.into())
-        }
-        _ => Ok(reader),
-    }
-}
-
 /// # Safety
 /// `options` is NULL, or points to as many readable bytes as its `size` says.
-unsafe fn read_options(options: *const qs_open_options) -> Result<Options, Failure> {
+unsafe fn read_options(options: *const qs_open_options) -> Result<OpenOptions, Failure> {
+    let opening = Reader::options();
     // SAFETY: as promised by the caller.
     let Some(options) = (unsafe { versioned::read(options) })? else {
-        return Ok(Options::default());
+        return Ok(opening);
     };
+    let opening = opening.wait(deadline::timeout(options.wait_ms));
     // SAFETY: the caller promises a string.
-    let db_id = match unsafe { read_text(options.db_id) } {
-        None => None,
-        Some(text) => {
-            let parsed = text.to_string_lossy().parse().map_err(|e| {
-                Failure::new(qs_result::QS_INVALID_ARGUMENT, format!("options->db_id: {e}"))
-            })?;
-            Some(parsed)
-        }
+    let Some(text) = (unsafe { read_text(options.db_id) }) else {
+        return Ok(opening);
     };
-    Ok(Options { db_id, wait_ms: options.wait_ms })
+    let db_id = text.to_string_lossy().parse().map_err(|e| {
+        Failure::new(qs_result::QS_INVALID_ARGUMENT, format!("options->db_id: {e}"))
+    })?;
+    Ok(opening.expect_db(db_id))
 }

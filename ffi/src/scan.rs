@@ -135,12 +135,13 @@ impl Walk {
         if wanted == 0 || range::is_empty(&self.from, &self.to) {
             return Ok(());
         }
-        let pairs = snapshot.range((self.from.clone(), self.to.clone()))?;
-        let pairs =
-            if self.backward { last_of(pairs, wanted)? } else { pairs.take(wanted).collect() };
+        let mut pairs = snapshot.range((self.from.clone(), self.to.clone()))?;
         let mut last = None;
         let mut own_bytes = 0;
-        for pair in pairs {
+        while self.ahead.len() < wanted && own_bytes <= AHEAD_BYTES {
+            let Some(pair) = (if self.backward { pairs.next_back() } else { pairs.next() }) else {
+                break;
+            };
             let (key, value) = pair?;
             let value = match value {
                 Value::Mapped(bytes) => Bytes::Mapped(qs_slice::of(bytes)),
@@ -150,11 +151,8 @@ impl Walk {
                 }
             };
             self.ahead.push_back(Pair { key: qs_slice::of(key), value });
-            last = Some(key);
             self.left -= 1;
-            if own_bytes > AHEAD_BYTES {
-                break;
-            }
+            last = Some(key);
         }
         if let Some(last) = last {
             let rest = Edge::Excluded(last.to_vec());
@@ -300,16 +298,4 @@ unsafe fn read_options(options: *const qs_scan_options) -> Result<Range, Failure
         backward: flags & QS_SCAN_BACKWARD != 0,
         limit: if limit == 0 { u64::MAX } else { limit },
     })
-}
-
-type Found<'s> = reader::Result<(&'s [u8], Value<'s>)>;
-
-/// The last `wanted` pairs, backward, until the reader walks backward itself.
-fn last_of<'s>(pairs: reader::Pairs<'s>, wanted: usize) -> Result<Vec<Found<'s>>, Failure> {
-    let mut last = VecDeque::new();
-    for pair in pairs {
-        last.push_front(Ok(pair?));
-        last.truncate(wanted);
-    }
-    Ok(last.into())
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reader::{Reader, Status};
+use reader::Reader;
 
 use crate::boundary::{Plain, call, place};
 use crate::deadline::{Deadline, LOOK_AFTER};
@@ -45,6 +45,9 @@ pub struct qs_db_status {
     pub size: usize,
     /// Index of the last entry that is visible here; 0 before the first.
     pub index: u64,
+    /// Index of the oldest entry that is still in the log: a feed that begins before it is told to
+    /// rescan. One more than `index` when the log is empty.
+    pub oldest_index: u64,
     /// Which generation of the files is read.
     pub generation: u64,
     /// Number of keys.
@@ -80,12 +83,12 @@ pub struct qs_db_status {
 
 // SAFETY: zeros.
 unsafe impl Plain for qs_db_status {}
-// SAFETY: twelve fields of eight bytes, the first is the size, then bytes, a multiple of eight;
+// SAFETY: thirteen fields of eight bytes, the first is the size, then bytes, a multiple of eight;
 // numbers all.
 unsafe impl Versioned for qs_db_status {
     const NAME: &'static str = "status";
     const INIT: &'static str = "QS_DB_STATUS_INIT";
-    const FIRST_BYTES: usize = 224;
+    const FIRST_BYTES: usize = 232;
 }
 
 /// Stores the index of the last entry that is visible here in `*index`; 0 when the database has
@@ -171,13 +174,13 @@ pub unsafe extern "C" fn qs_status(db: *const qs_db, status: *mut qs_db_status) 
 }
 
 fn describe(reader: &Reader) -> Result<qs_db_status, Failure> {
-    let status: Status = reader.status()?;
-    let history = crate::feed::history(reader)?;
+    let status = reader.status()?;
     let page = status.page.as_ref();
     let heartbeat_us = page.and_then(|page| page.heartbeat_us);
     Ok(qs_db_status {
         size: size_of::<qs_db_status>(),
         index: status.position.index.get(),
+        oldest_index: status.oldest_index.get(),
         generation: status.generation.get(),
         keys: status.keys,
         bytes: status.bytes,
@@ -191,7 +194,7 @@ fn describe(reader: &Reader) -> Result<qs_db_status, Failure> {
         hash: *status.position.hash.as_bytes(),
         digest: status.digest.as_u128().to_be_bytes(),
         db_id: text(&status.db_id.to_string()),
-        history: text(&history.to_string()),
+        history: text(&status.history.to_string()),
     })
 }
 

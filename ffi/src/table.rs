@@ -265,3 +265,121 @@ fn when_unshared<T>(mut shared: Arc<T>) -> T {
         turns = turns.saturating_add(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use super::*;
+
+    use std::collections::HashSet;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_slot_is_used_again_under_another_number() {
+        let table = Table::new();
+        let first = table.add("one").unwrap();
+        assert_eq!(table.with(first, |live| *live), Ok("one"));
+        assert_eq!(table.close(first), Ok("one"));
+        let second = table.add("two").unwrap();
+        assert_eq!((second.slot, second.generation), (first.slot, first.generation + 1));
+        assert_eq!(table.with(first, |live| *live), Err(Absent::Closed));
+        assert_eq!(table.close(first), Err(Absent::Closed));
+        assert_eq!(table.with(second, |live| *live), Ok("two"));
+    }
+
+    #[test]
+    fn what_was_never_handed_out_is_unknown() {
+        let table = Table::new();
+        let number = table.add(()).unwrap();
+        for (slot, generation) in [(0, 0), (0, 2), (0, u64::MAX), (1, 1), (63, 1), (u16::MAX, 1)] {
+            let stranger = Number { slot, generation };
+            assert_eq!(table.with(stranger, |_| ()), Err(Absent::Unknown), "{stranger:?}");
+            assert_eq!(table.close(stranger), Err(Absent::Unknown), "{stranger:?}");
+        }
+        assert_eq!(table.close(number), Ok(()));
+    }
+
+    #[test]
+    fn a_slot_whose_numbers_are_used_up_is_left_alone() {
+        let table = Table::new();
+        let number = table.add(()).unwrap();
+        table.close(number).unwrap();
+        table
+            .slot(number.slot)
+            .unwrap()
+            .issued
+            .store(Number::MAX_GENERATION - 1, Ordering::Relaxed);
+        let last = table.add(()).unwrap();
+        assert_eq!(last, Number { slot: number.slot, generation: Number::MAX_GENERATION });
+        table.close(last).unwrap();
+        assert_ne!(table.add(()).unwrap().slot, last.slot);
+        assert_eq!(table.with(last, |_| ()), Err(Absent::Closed));
+    }
+
+    #[test]
+    fn too_many_are_refused_until_one_is_closed() {
+        let table = Table::new();
+        let all: HashSet<u16> = (0..MAX_OPEN).map(|_| table.add(()).unwrap().slot).collect();
+        assert_eq!(all.len(), MAX_OPEN);
+        assert_eq!(table.add(()).unwrap_err().result, qs_result::QS_BUSY);
+        table.close(Number { slot: 7, generation: 1 }).unwrap();
+        assert_eq!(table.add(()).unwrap(), Number { slot: 7, generation: 2 });
+        assert_eq!(table.add(()).unwrap_err().result, qs_result::QS_BUSY);
+    }
+
+    #[test]
+    fn closing_waits_for_the_calls_that_run() {
+        let table = Table::new();
+        let number = table.add(()).unwrap();
+        let (inside, left) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                table.with(number, |live| {
+                    assert!(!live.is_closing());
+                    inside.store(true, Ordering::Release);
+                    while !live.is_closing() {
+                        std::thread::yield_now();
+                    }
+                    left.store(true, Ordering::Release);
+                })
+            });
+            while !inside.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            assert_eq!(table.close(number), Ok(()));
+            assert!(left.load(Ordering::Acquire), "closing did not wait");
+        });
+    }
+
+    /// Each thread makes and closes handles, and tries those of the others.
+    #[test]
+    fn threads_never_see_each_others_handles_as_their_own() {
+        const THREADS: u64 = 4;
+        const ROUNDS: u64 = 2_000;
+        let table = Table::new();
+        let shared: [AtomicU64; THREADS as usize] = std::array::from_fn(|_| AtomicU64::new(0));
+        let pack = |number: Number| number.generation << 16 | u64::from(number.slot);
+        let unpack = |bits: u64| Number { slot: bits as u16, generation: bits >> 16 };
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (table, shared) = (&table, &shared);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let body = (thread, round);
+                        let number = table.add(body).unwrap();
+                        shared[thread as usize].store(pack(number), Ordering::Release);
+                        for (other, bits) in shared.iter().enumerate() {
+                            let number = unpack(bits.load(Ordering::Acquire));
+                            if let Ok((owner, _)) = table.with(number, |live| *live) {
+                                assert_eq!(owner, other as u64);
+                            }
+                        }
+                        assert_eq!(table.with(number, |live| *live), Ok(body));
+                        assert_eq!(table.close(number), Ok(body));
+                    }
+                });
+            }
+        });
+        assert!(table.used.load(Ordering::Relaxed) <= THREADS as u32, "slots are used again");
+    }
+}

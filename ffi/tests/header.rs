@@ -71,7 +71,7 @@ const INITIALISERS: &str = "
  * The first value of a qs_db_status.
  */
 #define QS_DB_STATUS_INIT \\
-    { sizeof(qs_db_status), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { 0 }, { 0 } }
+    { sizeof(qs_db_status), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { 0 }, { 0 } }
 
 /**
  * The first value of a qs_change.
