@@ -3,11 +3,13 @@
 //! under valgrind.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod database;
 mod workshop;
 
 use std::process::Command;
 
-use workshop::{Library, Workshop, database, is_installed, is_well, is_well_under_valgrind};
+use database::database;
+use workshop::{Library, Workshop, is_installed, is_well, is_well_under_valgrind};
 
 const C: [&str; 3] = ["tests/c/reader.c", "tests/c/misuse.c", "tests/c/threads.c"];
 const CPP: &str = "tests/cpp/reader.cpp";
@@ -37,7 +39,7 @@ fn c_under_valgrind() {
     let (workshop, db) = (Workshop::open(), database());
     for source in C {
         let program = workshop.build("cc", &["-std=gnu11"], source, Library::Shared);
-        is_well_under_valgrind(&program, &db);
+        is_well_under_valgrind(&program, db.path());
     }
 }
 
@@ -83,5 +85,5 @@ fn cpp_under_address_sanitizer_and_valgrind() {
     let program = workshop.build("c++", &flags, CPP, Library::Static);
     is_well(Command::new(program).arg(db.path()));
     let program = workshop.build("c++", &["-std=c++17"], CPP, Library::Shared);
-    is_well_under_valgrind(&program, &db);
+    is_well_under_valgrind(&program, db.path());
 }

@@ -2,18 +2,22 @@
 //! examples that people will copy.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod database;
 mod workshop;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use database::database;
+use reader::HistoryId;
 use reader::testing::Db;
-use workshop::{Library, Workshop, database, repository, run};
+use workshop::{Library, Workshop, install, profile_directory, repository, run};
 
 /// For a program to start and to answer.
 const SOON: Duration = Duration::from_secs(20);
@@ -66,22 +70,14 @@ fn every_name_is_misused_by_a_test() {
 #[test]
 fn what_cargo_builds_exports_the_same_names_without_versions() {
     let _built = Workshop::open();
-    let test = std::env::current_exe().unwrap();
-    let library = test.parent().and_then(Path::parent).unwrap().join("libquicksilver.so");
-    assert_eq!(exported(&library), promised());
+    assert_eq!(exported(&profile_directory().join("libquicksilver.so")), promised());
 }
 
 #[test]
 fn a_package_remembers_where_it_will_be_and_not_where_it_was_put() {
-    let workshop = Workshop::open();
     let destination = tempfile::tempdir().unwrap();
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).and_then(Path::parent).unwrap();
-    run(Command::new(repository().join("scripts/install"))
-        .env("CARGO_TARGET_DIR", target)
-        .args(["--profile", "dev", "--prefix", "/usr", "--libdir", "/usr/lib/here", "--destdir"])
-        .arg(destination.path()));
-    drop(workshop);
+    let fixed = ["--prefix", "/usr", "--libdir", "/usr/lib/here", "--destdir"].map(OsStr::new);
+    install(&[&fixed[..], &[destination.path().as_os_str()]].concat());
     let put = destination.path().join("usr");
     let description = fs::read_to_string(put.join("lib/here/pkgconfig/quicksilver.pc")).unwrap();
     assert!(description.contains("prefix=/usr\nlibdir=/usr/lib/here\n"), "{description}");
@@ -96,41 +92,76 @@ fn a_package_remembers_where_it_will_be_and_not_where_it_was_put() {
 }
 
 #[test]
-fn the_c_example_answers() {
+fn the_c_examples_work() {
     let (workshop, db) = (Workshop::open(), database());
-    for library in [Library::Shared, Library::Static] {
-        answers(&workshop.build("cc", &[], "ffi/examples/dns.c", library), &db);
+    let ways =
+        [(&[][..], Library::Shared), (&[], Library::Static), (&["-static"], Library::Static)];
+    for (flags, library) in ways {
+        answers(&workshop.build("cc", flags, "ffi/examples/dns.c", library), &db);
+        watches(&workshop.build("cc", flags, "ffi/examples/watch.c", library));
     }
-    let program = workshop.build("cc", &["-static"], "ffi/examples/dns.c", Library::Static);
-    answers(&program, &db);
 }
 
 #[test]
-fn the_cpp_example_answers() {
+fn the_cpp_examples_work() {
     let (workshop, db) = (Workshop::open(), database());
+    let flags = ["-std=c++17"];
     for library in [Library::Shared, Library::Static] {
-        let program = workshop.build("c++", &["-std=c++17"], "ffi/examples/dns.cpp", library);
-        answers(&program, &db);
+        answers(&workshop.build("c++", &flags, "ffi/examples/dns.cpp", library), &db);
+        watches(&workshop.build("c++", &flags, "ffi/examples/watch.cpp", library));
     }
 }
 
+/// Starts an example and gives its output, line by line.
+fn start(command: &mut Command) -> (Child, impl FnMut() -> String + use<>) {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let next_line = move || {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    (child, next_line)
+}
+
+/// Without a database it says why.
+fn says_why_it_cannot_open(program: &Path) {
+    let refused = Command::new(program).arg("/nonexistent").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("/nonexistent"), "{said}");
+    assert_eq!(Command::new(program).output().unwrap().status.code(), Some(2));
+}
+
+/// The example watch: what is there, what changes, and what is there after a restore.
+fn watches(program: &Path) {
+    says_why_it_cannot_open(program);
+    let db = Db::from([("zone/a", "1"), ("zone/b", "2"), ("other", "3")]).unwrap();
+    let (mut watch, mut line) =
+        start(Command::new(program).args(["--once", "6"]).arg(db.path()).arg("zone/"));
+    assert_eq!([line(), line()], ["set zone/a 1", "set zone/b 2"]);
+    db.apply([("zone/c", Some("4")), ("zone/a", None), ("other", None)]).unwrap();
+    assert_eq!([line(), line()], ["set zone/c 4", "del zone/a"]);
+    db.replace(HistoryId::random(), [("zone/restored", "5")]).unwrap();
+    assert_eq!(line(), "set zone/restored 5");
+    db.apply([("zone/restored", Some(""))]).unwrap();
+    assert_eq!(line(), "set zone/restored");
+    assert!(watch.wait().unwrap().success());
+}
+
+/// The example dns.
 fn answers(program: &Path, db: &Db) {
+    says_why_it_cannot_open(program);
     let questions = [
         ("example.org", "192.0.2.1"),
         ("Example.ORG\n", "192.0.2.1"),
         ("nobody.example", "NXDOMAIN"),
         ("example.net", "192.0.2.2"),
     ];
-    let mut server = Command::new(program)
-        .args(["--once", &questions.len().to_string()])
-        .arg(db.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}"));
+    let (mut server, mut line) =
+        start(Command::new(program).args(["--once", &questions.len().to_string()]).arg(db.path()));
+    let listening = line();
+    let address = listening.strip_prefix("listening on ").unwrap_or_else(|| panic!("{listening}"));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(address).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
@@ -141,10 +172,4 @@ fn answers(program: &Path, db: &Db) {
         assert_eq!(String::from_utf8_lossy(&answer[..size]), expected, "{question:?}");
     }
     assert!(server.wait().unwrap().success());
-
-    // Without a database it says why.
-    let refused = Command::new(program).arg("/nonexistent").output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("/nonexistent"), "{said}");
 }

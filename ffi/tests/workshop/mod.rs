@@ -1,21 +1,18 @@
-//! The library as it is installed, a database to read, and a directory for the programs that do.
+//! The library as it is installed, and the programs that are built with it.
 //!
-//! `scripts/install` builds and links it each time, so what is tested is never stale.
+//! `scripts/install` builds and links it each time, so what is tested is never stale. Also used by
+//! `tests/tests/c_programs.rs`.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use reader::testing::Db;
 use tempfile::TempDir;
 
 /// As strict as the compiler can be about a header that others include.
 const WARNINGS: [&str; 7] =
     ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wstrict-aliasing", "-Werror"];
-
-/// The numbered pairs of the test database.
-pub(crate) const NUMBERS: usize = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Library {
@@ -31,17 +28,7 @@ pub(crate) struct Workshop {
 impl Workshop {
     pub(crate) fn open() -> Self {
         let prefix = tempfile::tempdir().unwrap();
-        // As this test was built: target/PROFILE/deps/this-test
-        let test = std::env::current_exe().unwrap();
-        let directory = test.parent().and_then(Path::parent).unwrap();
-        let profile = match directory.file_name().and_then(OsStr::to_str).unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        run(Command::new(repository().join("scripts/install"))
-            .env("CARGO_TARGET_DIR", directory.parent().unwrap())
-            .args(["--profile", profile, "--prefix"])
-            .arg(prefix.path()));
+        install(&["--prefix".as_ref(), prefix.path().as_os_str()]);
         Workshop { prefix }
     }
 
@@ -91,6 +78,24 @@ impl Workshop {
     }
 }
 
+/// Runs `scripts/install` with what cargo builds in the profile of this test.
+pub(crate) fn install(arguments: &[&OsStr]) {
+    let directory = profile_directory();
+    let profile = match directory.file_name().and_then(OsStr::to_str).unwrap() {
+        "debug" => "dev",
+        other => other,
+    };
+    run(Command::new(repository().join("scripts/install"))
+        .env("CARGO_TARGET_DIR", directory.parent().unwrap())
+        .args(["--profile", profile])
+        .args(arguments));
+}
+
+/// Where cargo puts what it builds: target/PROFILE, of target/PROFILE/deps/this-test.
+pub(crate) fn profile_directory() -> PathBuf {
+    std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned()
+}
+
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -126,29 +131,14 @@ pub(crate) fn is_well(command: &mut Command) {
 }
 
 /// The same under valgrind, if that is there.
-pub(crate) fn is_well_under_valgrind(program: &Path, db: &Db) {
+pub(crate) fn is_well_under_valgrind(program: &Path, database: &Path) {
     if is_installed("valgrind") {
         is_well(
             Command::new("valgrind")
                 .args(["--quiet", "--error-exitcode=99", "--leak-check=full", "--fair-sched=yes"])
                 .args(["--errors-for-leak-kinds=definite,indirect", "--trace-children=yes"])
                 .arg(program)
-                .arg(db.path()),
+                .arg(database),
         );
     }
-}
-
-/// What the programs in tests/c and tests/cpp expect to find.
-pub(crate) fn database() -> Db {
-    let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = vec![
-        (b"hello".into(), b"world".into()),
-        (b"bin\0ary".into(), (0..=255).collect()),
-        (b"empty".into(), b"".into()),
-        (b"long".into(), (0..1_usize << 20).map(|n| (n % 251) as u8).collect()),
-        (b"zone/example.net".into(), b"192.0.2.2".into()),
-        (b"zone/example.org".into(), b"192.0.2.1".into()),
-    ];
-    let number = |n| (format!("n/{n:03}").into(), format!("number {n}").into());
-    pairs.extend((0..NUMBERS).map(number));
-    Db::from(pairs).unwrap()
 }
