@@ -26,7 +26,8 @@
  *   - Blocking. A call waits for something only where its comment says "Blocks".
  *   - Ownership. Memory of the library is returned to the library (qs_value_free), never to
  *     free(). What a qs_slice shows is the library's, for as long as the call's comment says.
- *   - No call unwinds or throws. None may be made in a signal handler.
+ *   - No call unwinds or throws. None may be made in a signal handler, and no thread may be
+ *     cancelled (pthread_cancel) in one.
  *   - A structure with a `size` begins with it, so that programs that were compiled against an
  *     older header go on working. Begin with its ..._INIT.
  */
@@ -524,8 +525,8 @@ enum qs_result qs_get(const struct qs_db *db,
  * `QS_INVALID_ARGUMENT`.
  *
  * What must hold:
- * `key` is NULL or points to `key_size` readable bytes. `buffer` is NULL or points to `capacity`
- * writable bytes, none of them among the key's. `size` is NULL or points to a `size_t`.
+ * `key` is NULL or points to `key_size` readable bytes. `size` is NULL or points to a `size_t`.
+ * `buffer` is NULL or points to `capacity` writable bytes; neither of the two is among them.
  */
 enum qs_result qs_get_into(const struct qs_db *db,
                            const void *key,
@@ -657,10 +658,12 @@ enum qs_result qs_scan_begin(const struct qs_snapshot *snapshot,
  * `QS_INVALID_ARGUMENT`.
  *
  * What must hold:
- * `key` and `value` are NULL or point to a `qs_slice` each. No thread looks at the pair before
+ * `key` and `value` are NULL or point to a `qs_slice` of their own each. No thread looks at the pair before
  * any more.
  */
-enum qs_result qs_scan_next(struct qs_scan *scan, struct qs_slice *key, struct qs_slice *value);
+enum qs_result qs_scan_next(struct qs_scan *scan,
+                            struct qs_slice *key,
+                            struct qs_slice *value);
 
 /**
  * Ends a scan. Calls that begin later, and a second `qs_scan_end`, return `QS_CLOSED`.

@@ -169,7 +169,8 @@ public:
     }
 
     Scan scan(const ScanOptions &options = {}) const {
-        qs_scan_options raw = QS_SCAN_OPTIONS_INIT;
+        qs_scan_options raw{};
+        raw.size = sizeof raw;
         raw.flags = (options.backward ? std::uint64_t{QS_SCAN_BACKWARD} : 0) |
                     (options.from_excluded ? std::uint64_t{QS_SCAN_FROM_EXCLUDED} : 0) |
                     (options.to_included ? std::uint64_t{QS_SCAN_TO_INCLUDED} : 0);
@@ -213,7 +214,8 @@ class Changes {
 public:
     // Waits for the next change; nullopt when none came within the timeout (0: does not wait).
     std::optional<Change> next(std::chrono::milliseconds timeout) {
-        qs_change change = QS_CHANGE_INIT;
+        qs_change change{};
+        change.size = sizeof change;
         const qs_result result =
             qs_changes_next(handle_.get(), static_cast<std::int64_t>(timeout.count()), &change);
         if (result == QS_TIMEOUT)
@@ -251,7 +253,8 @@ class Reader {
 public:
     // Opens the database in a directory, the data_dir of a replicator, which need not run.
     explicit Reader(const std::string &dir, const Options &options = {}) {
-        qs_open_options raw = QS_OPEN_OPTIONS_INIT;
+        qs_open_options raw{};
+        raw.size = sizeof raw;
         raw.db_id = options.db_id.empty() ? nullptr : options.db_id.c_str();
         raw.wait_ms = static_cast<std::int64_t>(options.wait.count());
         qs_db *db = nullptr;
@@ -330,7 +333,8 @@ public:
 
     // What the database says about itself and its replicator.
     qs_db_status status() const {
-        qs_db_status status = QS_DB_STATUS_INIT;
+        qs_db_status status{};
+        status.size = sizeof status;
         detail::check(qs_status(handle_.get(), &status));
         return status;
     }

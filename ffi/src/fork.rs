@@ -41,8 +41,9 @@ impl Process {
         // Two threads may both get here first: counting each fork twice does no harm, and
         // waiting for one another could, in a child that was forked meanwhile.
         if !WATCHED.load(Ordering::Acquire) {
-            // SAFETY: `count_fork` lives as long as the library, which is linked to stay loaded,
-            // and does nothing but an atomic addition, as a handler in a child must.
+            // SAFETY: `count_fork` lives as long as the library, which is linked to stay loaded
+            // (and libc forgets the handlers of one that is not); it does nothing but an atomic
+            // addition, as a handler in a child must.
             if unsafe { pthread_atfork(None, None, Some(count_fork)) } != 0 {
                 let message = "no memory to watch for forks";
                 return Err(Failure::new(qs_result::QS_NO_MEMORY, message));

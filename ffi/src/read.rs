@@ -98,8 +98,8 @@ pub unsafe extern "C" fn qs_get(
 /// `QS_INVALID_ARGUMENT`.
 ///
 /// # Safety
-/// `key` is NULL or points to `key_size` readable bytes. `buffer` is NULL or points to `capacity`
-/// writable bytes, none of them among the key's. `size` is NULL or points to a `size_t`.
+/// `key` is NULL or points to `key_size` readable bytes. `size` is NULL or points to a `size_t`.
+/// `buffer` is NULL or points to `capacity` writable bytes; neither of the two is among them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qs_get_into(
     db: *const qs_db,

@@ -8,6 +8,7 @@
 //! snapshot, or belongs to the pair.
 
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use reader::{Snapshot, Value};
@@ -200,7 +201,7 @@ pub unsafe extern "C" fn qs_scan_begin(
 /// `QS_INVALID_ARGUMENT`.
 ///
 /// # Safety
-/// `key` and `value` are NULL or point to a `qs_slice` each. No thread looks at the pair before
+/// `key` and `value` are NULL or point to a `qs_slice` of their own each. No thread looks at the pair before
 /// any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qs_scan_next(
@@ -209,7 +210,11 @@ pub unsafe extern "C" fn qs_scan_next(
     value: *mut qs_slice,
 ) -> qs_result {
     call(|| {
-        // SAFETY: as promised by the caller.
+        if ptr::eq(key, value) && !key.is_null() {
+            let message = "key and value are the same place";
+            return Err(Failure::new(qs_result::QS_INVALID_ARGUMENT, message));
+        }
+        // SAFETY: as promised by the caller, and not the other place.
         let key = unsafe { place(key, "key") }?;
         // SAFETY: as promised by the caller.
         let value = unsafe { place(value, "value") }?;

@@ -14,6 +14,10 @@ use workshop::{Library, Workshop, is_installed, is_well, is_well_under_valgrind}
 const C: [&str; 3] = ["tests/c/reader.c", "tests/c/misuse.c", "tests/c/threads.c"];
 const CPP: &str = "tests/cpp/reader.cpp";
 
+/// What a careful C++ program may ask of a header beside that.
+const CPP_WARNINGS: [&str; 3] =
+    ["-Wold-style-cast", "-Wsign-conversion", "-Wzero-as-null-pointer-constant"];
+
 const SANITIZED: [&str; 3] = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
 #[test]
@@ -72,7 +76,8 @@ fn cpp_with_every_compiler_and_standard() {
             continue;
         }
         for standard in ["-std=c++17", "-std=c++20"] {
-            let program = workshop.build(compiler, &[standard], CPP, Library::Shared);
+            let flags = [&[standard], &CPP_WARNINGS[..]].concat();
+            let program = workshop.build(compiler, &flags, CPP, Library::Shared);
             is_well(Command::new(program).arg(db.path()));
         }
     }

@@ -50,7 +50,8 @@ const INTRODUCTION: &str = "\
  *   - Blocking. A call waits for something only where its comment says \"Blocks\".
  *   - Ownership. Memory of the library is returned to the library (qs_value_free), never to
  *     free(). What a qs_slice shows is the library's, for as long as the call's comment says.
- *   - No call unwinds or throws. None may be made in a signal handler.
+ *   - No call unwinds or throws. None may be made in a signal handler, and no thread may be
+ *     cancelled (pthread_cancel) in one.
  *   - A structure with a `size` begins with it, so that programs that were compiled against an
  *     older header go on working. Begin with its ..._INIT.
  */";

@@ -112,6 +112,26 @@ fn the_cpp_examples_work() {
     }
 }
 
+/// What ffi/README.md shows compiles, and does what it says.
+#[test]
+fn the_readme_is_true() {
+    let (workshop, db) = (Workshop::open(), database());
+    let readme = fs::read_to_string(repository().join("ffi/README.md")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cases =
+        [("```c\n", "cc", "hello.c", "world\n"), ("```cpp\n", "c++", "hello.cpp", CPP_HELLO)];
+    for (fence, compiler, name, expected) in cases {
+        let (_, rest) = readme.split_once(fence).unwrap();
+        let (code, _) = rest.split_once("```").unwrap();
+        let source = dir.path().join(name);
+        fs::write(&source, code).unwrap();
+        let program = workshop.build(compiler, &[], source.to_str().unwrap(), Library::Shared);
+        assert_eq!(run(Command::new(program).arg(db.path())), expected, "{name}");
+    }
+}
+
+const CPP_HELLO: &str = "world\nzone/example.net 192.0.2.2\nzone/example.org 192.0.2.1\n";
+
 /// Starts an example and gives its output, line by line.
 fn start(command: &mut Command) -> (Child, impl FnMut() -> String + use<>) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();

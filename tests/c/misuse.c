@@ -349,6 +349,13 @@ static void every_other_null_is_refused(const char *dir, void *const handles[KIN
     RETURNS(QS_INVALID_ARGUMENT, qs_scan_begin(snapshot, NULL, NULL));
     RETURNS(QS_INVALID_ARGUMENT, qs_scan_next(scan, NULL, &bytes));
     RETURNS(QS_INVALID_ARGUMENT, qs_scan_next(scan, &bytes, NULL));
+    RETURNS(QS_INVALID_ARGUMENT, qs_scan_next(scan, NULL, NULL));
+    CHECK(strcmp(qs_last_error(), "key is NULL") == 0);
+    bytes = slice("hello");
+    RETURNS(QS_INVALID_ARGUMENT, qs_scan_next(scan, &bytes, &bytes));
+    CHECK(strcmp(qs_last_error(), "key and value are the same place") == 0);
+    bytes.data = NULL;
+    bytes.size = 0;
     CHECK(IS_EMPTY(bytes));
 
     RETURNS(QS_INVALID_ARGUMENT, qs_index(db, NULL));
@@ -370,7 +377,7 @@ static void keys_out_of_bounds_are_refused(void *const handles[KINDS])
     qs_changes *changes;
     qs_scan *scan;
     char key[QS_KEY_MAX_BYTES + 1];
-    qs_slice bytes;
+    qs_slice bytes, other;
     qs_value value;
     size_t size;
 
@@ -388,7 +395,7 @@ static void keys_out_of_bounds_are_refused(void *const handles[KINDS])
     options.prefix.data = (const uint8_t *)key;
     options.prefix.size = QS_KEY_MAX_BYTES;
     RETURNS(QS_OK, qs_scan_begin(snapshot, &options, &scan));
-    RETURNS(QS_NOT_FOUND, qs_scan_next(scan, &bytes, &bytes));
+    RETURNS(QS_NOT_FOUND, qs_scan_next(scan, &bytes, &other));
     RETURNS(QS_OK, qs_scan_end(scan));
     options.prefix.size = sizeof key;
     RETURNS(QS_INVALID_ARGUMENT, qs_scan_begin(snapshot, &options, &scan));

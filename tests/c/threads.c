@@ -9,9 +9,13 @@
 #include "check.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
+enum { FORK_THREADS = 4, FORKS = 20 };
 enum { THREADS = 4, ROUNDS = 5, CALLS_BEFORE_CLOSE = 200 };
 
 /* A wait ends at once, not at its timeout. Generous: valgrind is slow, and machines are busy. */
@@ -197,6 +201,68 @@ static void one_of_many_closes(const char *dir)
     CHECK(atomic_load(&closed_by) == 1);
 }
 
+#ifndef __SANITIZE_ADDRESS__
+/* A child is told, whatever the threads of its parent were in the middle of, and waits for none of
+ * them; and it can open the database itself. */
+static void fork_under_threads(const char *dir)
+{
+    pthread_t threads[FORK_THREADS];
+    job jobs[FORK_THREADS];
+    qs_db *db;
+    qs_snapshot *snapshot;
+    qs_scan *scan;
+    qs_changes *changes;
+    int n, status;
+
+    RETURNS(QS_OK, qs_open(dir, NULL, &db));
+    RETURNS(QS_OK, qs_snapshot_begin(db, &snapshot));
+    RETURNS(QS_OK, qs_scan_begin(snapshot, NULL, &scan));
+    RETURNS(QS_OK, qs_changes_open(db, KEYS, NULL, 0, &changes));
+    jobs[0] = (job){use_snapshot_of, db};
+    jobs[1] = (job){use_scan_of, snapshot};
+    jobs[2] = (job){use_scan, scan};
+    jobs[3] = (job){use_changes, changes};
+    for (n = 0; n < FORK_THREADS; n++)
+        CHECK(pthread_create(&threads[n], NULL, use_until_closed, &jobs[n]) == 0);
+    for (n = 0; n < FORKS; n++) {
+        pid_t child = fork();
+
+        CHECK(child >= 0);
+        if (child == 0) {
+            qs_db *mine;
+
+            alarm(SOON_S); /* rather than for ever */
+            RETURNS(QS_FORKED, use_get(db));
+            RETURNS(QS_FORKED, use_index(db));
+            RETURNS(QS_FORKED, use_snapshot_of(db));
+            RETURNS(QS_FORKED, use_wait(db));
+            RETURNS(QS_FORKED, use_snapshot(snapshot));
+            RETURNS(QS_FORKED, use_scan_of(snapshot));
+            RETURNS(QS_FORKED, use_scan(scan));
+            RETURNS(QS_FORKED, use_changes(changes));
+            RETURNS(QS_FORKED, qs_changes_close(changes));
+            RETURNS(QS_FORKED, qs_scan_end(scan));
+            RETURNS(QS_FORKED, qs_snapshot_end(snapshot));
+            RETURNS(QS_FORKED, qs_close(db));
+            RETURNS(QS_OK, qs_open(dir, NULL, &mine));
+            RETURNS(QS_OK, use_get(mine));
+            RETURNS(QS_OK, use_snapshot_of(mine));
+            RETURNS(QS_OK, qs_close(mine));
+            /* What the threads had that are not here is no leak: end without being asked. */
+            kill(getpid(), SIGKILL);
+        }
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    }
+    RETURNS(QS_OK, qs_close(db));
+    RETURNS(QS_OK, qs_scan_end(scan));
+    RETURNS(QS_OK, qs_snapshot_end(snapshot));
+    RETURNS(QS_OK, qs_changes_close(changes));
+    for (n = 0; n < FORK_THREADS; n++)
+        CHECK(pthread_join(threads[n], NULL) == 0);
+}
+#endif
+
 /* The last error is the thread's own, and the thread may end. */
 static void *fail_alone(void *unused)
 {
@@ -229,6 +295,9 @@ int main(int argc, char **argv)
         return 2;
     }
     errors_are_the_threads_own();
+#ifndef __SANITIZE_ADDRESS__ /* its allocator's own locks stay locked in a child */
+    fork_under_threads(argv[1]);
+#endif
     for (round = 0; round < ROUNDS; round++) {
         qs_db *db;
         qs_snapshot *snapshot;

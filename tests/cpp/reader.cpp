@@ -121,7 +121,7 @@ void scans_are_in_order(const Reader &reader) {
     std::size_t all = 0;
     auto everything = snapshot.scan();
     for (auto it = everything.begin(); it != everything.end(); it++)
-        all += it->first.empty() ? 0 : 1;
+        all += it->first.empty() ? 0u : 1u;
     CHECK(all == keys);
 }
 
