@@ -13,7 +13,7 @@ pub fn compile(source: &str, dir: &Path) -> Result<PathBuf> {
     let status = Command::new("cc")
         .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-o"])
         .args([&program, &source])
-        .arg("-llmdb")
+        .args(["-llmdb", "-lpthread"])
         .status()
         .map_err(|e| format!("cc cannot be started: {e}"))?;
     if !status.success() {

@@ -178,6 +178,8 @@ impl Channel {
                 let more = payload.try_into().map(u32::from_be_bytes);
                 self.send_window += more.map_err(|_| failed("a short window update"))? as usize;
             }
+            // The answer was complete before the server had looked at the request's end.
+            RST_STREAM if payload == [0; 4] => {}
             RST_STREAM | GOAWAY => {
                 let text = String::from_utf8_lossy(payload);
                 return Err(failed(format!("the server broke off: {text:?}")));
