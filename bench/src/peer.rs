@@ -41,7 +41,17 @@ impl Dialogue {
 
     /// One question, one answer: its numbers.
     pub fn ask(&mut self, question: &str) -> Result<Vec<u64>> {
-        writeln!(self.to.as_mut().ok_or("no pipe to the peer")?, "{question}")?;
+        self.send(question)?;
+        self.answer()
+    }
+
+    /// A question whose answer will be taken later, with [`Dialogue::answer`].
+    pub fn send(&mut self, question: &str) -> Result<()> {
+        Ok(writeln!(self.to.as_mut().ok_or("no pipe to the peer")?, "{question}")?)
+    }
+
+    /// The next answer.
+    pub fn answer(&mut self) -> Result<Vec<u64>> {
         let mut answer = String::new();
         if self.from.read_line(&mut answer)? == 0 {
             return Err("the peer ended".into());
