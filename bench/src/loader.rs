@@ -22,8 +22,24 @@ const BATCH_ENTRIES: usize = 50_000;
 /// Address space only.
 const MAP_BYTES: usize = 32 << 30;
 
-/// Fills `dir`, which exists and is empty, with the keys 0 to `keys` of [`dataset`].
+/// What a database holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// The keys 0 to `keys` of [`dataset`].
+    pub keys: u64,
+    /// Bytes of a value: as many of it as [`dataset::value`] has, over and over.
+    pub value_bytes: usize,
+    /// Whether the log is kept, or collected to its end.
+    pub with_log: bool,
+}
+
+/// Fills `dir`, which exists and is empty, with `keys` keys, and with the log of them.
 pub fn build(dir: &Path, keys: u64) -> Result<()> {
+    build_shape(dir, Shape { keys, value_bytes: dataset::VALUE_BYTES, with_log: true })
+}
+
+/// Fills `dir`, which exists and is empty.
+pub fn build_shape(dir: &Path, shape: Shape) -> Result<()> {
     let db_id = DbId::random();
     let generation = Generation::FIRST;
     let path = dir.join(generation.to_string());
@@ -43,16 +59,20 @@ pub fn build(dir: &Path, keys: u64) -> Result<()> {
     let page_bytes = env.page_size();
     let crc = CellCrc::new(db_id);
 
-    let mut numbers: Vec<_> = (0..keys).map(|number| (dataset::key(number), number)).collect();
+    let mut numbers: Vec<_> =
+        (0..shape.keys).map(|number| (dataset::key(number), number)).collect();
     numbers.sort_unstable();
     let mut log = LogState::empty(db_id);
     let mut applied = Applied::empty(db_id);
     let mut position = Position::genesis(db_id);
-    let mut cell_bytes = Vec::new();
+    let (mut cell_bytes, mut value_bytes) = (Vec::new(), Vec::new());
     for part in numbers.chunks(BATCH_ENTRIES) {
         let mut builder = BatchBuilder::new(position);
         for (key, number) in part {
-            builder.push(Entry::set(key, &dataset::value(*number)));
+            let value = dataset::value(*number);
+            value_bytes.clear();
+            value_bytes.extend(value.iter().cycle().take(shape.value_bytes));
+            builder.push(Entry::set(key, &value_bytes));
         }
         let batch = builder.seal(1).ok_or("an empty batch")?;
         let mut txn = env.write()?;
@@ -67,11 +87,15 @@ pub fn build(dir: &Path, keys: u64) -> Result<()> {
             applied.keys += 1;
             applied.bytes += (entry.key.len() + value.len()) as u64;
         }
-        for (n, piece) in batch.record().chunks(chunk::max_bytes(page_bytes)).enumerate() {
-            txn.put_append(log_bucket, &chunk::key(batch.first(), n as u32), piece)?;
-        }
         position = batch.after();
         log = LogState { last: position, sealed_at_us: 1, ..log };
+        if shape.with_log {
+            for (n, piece) in batch.record().chunks(chunk::max_bytes(page_bytes)).enumerate() {
+                txn.put_append(log_bucket, &chunk::key(batch.first(), n as u32), piece)?;
+            }
+        } else {
+            log.oldest = position.index.next();
+        }
         applied.position = position;
         let identity = Identity { db_id, history: HistoryId::from_bytes([1; 16]) };
         txn.put(meta, Format::KEY, &Format::current(page_bytes as u32).encode())?;
