@@ -8,6 +8,7 @@
  * Every line on standard input is one round over the whole file and names how it is read:
  *
  *   renew   mdb_txn_renew, mdb_get, mdb_txn_reset for every key
+ *   sum     the same, and every byte of the value is read
  *   copy    the same, and the value is copied into malloc'ed memory, which is freed
  *   one     one transaction around the whole round
  *
@@ -24,7 +25,7 @@
 /* A Quicksilver cell: version, write index and CRC come before the value. */
 enum { CELL_HEADER_BYTES = 13 };
 
-enum mode { RENEW, COPY, ONE };
+enum mode { RENEW, SUM, COPY, ONE };
 
 static void check(int code, const char *doing)
 {
@@ -59,12 +60,27 @@ static char *read_file(const char *path, size_t *bytes)
 	return content;
 }
 
+/* A value's bytes, eight at a time, as cheaply as they can be read. */
+static uint64_t sum_of(const unsigned char *bytes, size_t length)
+{
+	uint64_t sum = 0, word;
+	for (; length >= sizeof word; bytes += sizeof word, length -= sizeof word) {
+		memcpy(&word, bytes, sizeof word);
+		sum += word;
+	}
+	while (length-- > 0)
+		sum += *bytes++;
+	return sum;
+}
+
 static uint64_t use(const MDB_val *value, enum mode mode)
 {
 	const unsigned char *bytes = (const unsigned char *)value->mv_data + CELL_HEADER_BYTES;
+	size_t length = value->mv_size - CELL_HEADER_BYTES;
+	if (mode == SUM)
+		return sum_of(bytes, length);
 	if (mode != COPY)
 		return bytes[0];
-	size_t length = value->mv_size - CELL_HEADER_BYTES;
 	unsigned char *copy = malloc(length);
 	if (!copy)
 		exit(1);
@@ -127,7 +143,10 @@ int main(int argc, char **argv)
 
 	char line[16];
 	while (fgets(line, sizeof line, stdin)) {
-		enum mode mode = line[0] == 'o' ? ONE : line[0] == 'c' ? COPY : RENEW;
+		enum mode mode = line[0] == 'o'   ? ONE
+				 : line[0] == 'c' ? COPY
+				 : line[0] == 's' ? SUM
+						  : RENEW;
 		round_of(txn, data, mode, keys, bytes / key_bytes, key_bytes);
 	}
 	mdb_txn_abort(txn);
