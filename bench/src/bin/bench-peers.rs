@@ -6,37 +6,47 @@
 //! Every contestant holds the same pairs and is asked for the same uniform sequence of keys by one
 //! closed-loop client: the next request goes out when the answer is there. The clients of the
 //! servers are written by hand over a blocking socket (`server/`), so that no client library is
-//! measured. A server that is not installed is left out and named.
+//! measured. This process stays on one core; every server is asked twice, on that same core, where
+//! a round trip is two switches between processes, and on a core of its own, where it is two
+//! wake-ups of a sleeping core. A server that is not installed is left out and named.
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Instant;
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use quicksilver::Reader;
 use quicksilver_bench::dataset::{self, Distribution, KEY_BYTES, VALUE_BYTES};
 use quicksilver_bench::peer::{self, Dialogue};
 use quicksilver_bench::plot::{self, Bars};
-use quicksilver_bench::server::{etcd, memcached, redis, resp};
+use quicksilver_bench::server::{Get, Server, etcd, memcached, redis, resp};
 use quicksilver_bench::stats::{Table, grouped, median};
 use quicksilver_bench::{Result, flag, loader, option};
 use quicksilver_format::layout::Generation;
 use quicksilver_tests::process::is_installed;
 
-/// Gets of one round in memory, and over a socket, where each takes a hundred times as long.
+/// Gets of one round: in memory, over a socket, and of etcd, each of which takes ten to a hundred
+/// times as long as one of the kind before.
 const GETS: usize = 200_000;
-const SOCKET_GETS: usize = 10_000;
+const SOCKET_GETS: usize = 5_000;
+const ETCD_GETS: usize = 1_000;
 /// Requests that are sent in one piece, as `redis-benchmark -P 64` does.
 const PIPELINE: usize = 64;
 /// What one read of Redis has to cost at least, in reads of ours.
 const TARGET: f64 = 30.0;
+/// What the others are compared with: it copies the value out, as they do.
+const OURS: &str = "Quicksilver, Reader::get";
 
 /// One of the systems, asked in one way.
 struct Contestant {
-    name: &'static str,
-    /// How it is asked, for the table.
-    client: &'static str,
+    name: String,
+    /// Where its server has to be while it is asked.
+    place: Option<(Rc<Server>, usize)>,
     /// Makes a round of gets and says how many nanoseconds one took.
     round: Box<dyn FnMut() -> Result<f64>>,
     ns: Vec<f64>,
@@ -45,8 +55,7 @@ struct Contestant {
 impl Contestant {
     /// One that is asked for key after key; `gets` makes all of a round and counts what it found.
     fn new(
-        name: &'static str,
-        client: &'static str,
+        name: &str,
         keys: &[u8],
         mut gets: impl FnMut(&[u8]) -> Result<u64> + 'static,
     ) -> Contestant {
@@ -58,10 +67,17 @@ impl Contestant {
             let wanted = (keys.len() / KEY_BYTES) as u64;
             match found == wanted {
                 true => Ok(ns / wanted as f64),
-                false => Err(format!("{name}: {found} of {wanted} keys found").into()),
+                false => Err(format!("{found} of {wanted} keys found").into()),
             }
         };
-        Contestant { name, client, round: Box::new(round), ns: Vec::new() }
+        Contestant { name: name.to_owned(), place: None, round: Box::new(round), ns: Vec::new() }
+    }
+
+    fn make_round(&mut self) -> Result<f64> {
+        if let Some((server, core)) = &self.place {
+            server.pin(*core)?;
+        }
+        (self.round)().map_err(|error| format!("{}: {error}", self.name).into())
     }
 
     fn median(&self) -> f64 {
@@ -87,13 +103,13 @@ fn in_memory(dir: &Path, keys: u64, sequence: &[u8]) -> Result<Vec<Contestant>> 
     let mut lmdb = Dialogue::start(&mut command)?;
     let plain = move || match lmdb.ask("renew")?[..] {
         [ns, found, _] if found == GETS as u64 => Ok(ns as f64 / found as f64),
-        ref other => Err(format!("the peer answered {other:?}").into()),
+        ref other => Err(format!("unexpected answer: {other:?}").into()),
     };
     let reader = Reader::open(dir)?;
     let in_place = reader.clone();
     let map: HashMap<_, _> = pairs(keys).collect();
     Ok(vec![
-        Contestant::new("Quicksilver", "Reader::get_with, in place", sequence, move |keys| {
+        Contestant::new("Quicksilver, Reader::get_with", sequence, move |keys| {
             let mut found = 0;
             for key in every(keys) {
                 let read = in_place.get_with(key, |value| black_box(value.first().copied()))?;
@@ -101,7 +117,7 @@ fn in_memory(dir: &Path, keys: u64, sequence: &[u8]) -> Result<Vec<Contestant>> 
             }
             Ok(found)
         }),
-        Contestant::new("Quicksilver", "Reader::get, a copy", sequence, move |keys| {
+        Contestant::new(OURS, sequence, move |keys| {
             let mut found = 0;
             for key in every(keys) {
                 found += u64::from(black_box(reader.get(key)?).is_some());
@@ -109,12 +125,12 @@ fn in_memory(dir: &Path, keys: u64, sequence: &[u8]) -> Result<Vec<Contestant>> 
             Ok(found)
         }),
         Contestant {
-            name: "LMDB",
-            client: "mdb_get, renew and reset, C",
+            name: "LMDB in C, renew and reset".to_owned(),
+            place: None,
             round: Box::new(plain),
             ns: Vec::new(),
         },
-        Contestant::new("std HashMap", "same process, no sharing", sequence, move |keys| {
+        Contestant::new("std HashMap in this process", sequence, move |keys| {
             let found = every(keys).filter(|key| {
                 map.get(*key).is_some_and(|value| black_box(value.first()).is_some())
             });
@@ -123,107 +139,116 @@ fn in_memory(dir: &Path, keys: u64, sequence: &[u8]) -> Result<Vec<Contestant>> 
     ])
 }
 
-fn redis(keys: u64, sequence: &[u8], long: &[u8]) -> Result<Vec<Contestant>> {
-    let redis = redis::Redis::start(&[])?;
-    resp::Client::connect(&redis.unix)?.set_all(pairs(keys))?;
-    let single = |mut client: resp::Client, server| {
-        let mut buffer = Vec::new();
-        move |keys: &[u8]| {
-            let _alive = &server;
+/// One server, asked through one client, on every core that it may be on.
+fn asked<C: Get + 'static>(
+    name: &str,
+    server: &Rc<Server>,
+    cores: &[usize],
+    sequence: &[u8],
+    client: impl Fn() -> io::Result<C>,
+) -> Result<Vec<Contestant>> {
+    let places = cores.iter().zip(["same core", "a core each"]);
+    let contestants = places.map(|(&core, place)| {
+        let (mut client, mut buffer) = (client()?, Vec::new());
+        let mut contestant = Contestant::new(&format!("{name}, {place}"), sequence, move |keys| {
             let mut found = 0;
             for key in every(keys) {
                 found += u64::from(client.get(key, &mut buffer)?);
             }
             Ok(found)
-        }
-    };
-    let (unix, tcp) = (resp::Client::connect(&redis.unix)?, resp::Client::connect(&redis.tcp)?);
-    let mut pipelined = resp::Client::connect(&redis.unix)?;
-    let server = std::rc::Rc::new(redis);
-    Ok(vec![
-        Contestant::new("Redis", "Unix socket", sequence, single(unix, server.clone())),
-        Contestant::new("Redis", "TCP", sequence, single(tcp, server)),
-        Contestant::new("Redis", "Unix socket, 64 pipelined", long, move |keys| {
-            let mut buffer = Vec::new();
-            let mut found = 0;
+        });
+        contestant.place = Some((server.clone(), core));
+        Ok(contestant)
+    });
+    contestants.collect()
+}
+
+fn redis(keys: u64, cores: &[usize], short: &[u8], long: &[u8]) -> Result<Vec<Contestant>> {
+    let redis::Redis { server, unix, tcp } = redis::Redis::start(&[])?;
+    let server = Rc::new(server);
+    resp::Client::connect(&unix)?.set_all(pairs(keys))?;
+    let client = || resp::Client::connect(&unix);
+    let mut all = asked("Redis, Unix socket", &server, cores, short, client)?;
+    all.extend(asked("Redis, TCP", &server, cores, short, || resp::Client::connect(&tcp))?);
+    let places = cores.iter().zip(["same core", "a core each"]);
+    for (&core, place) in places {
+        let mut client = resp::Client::connect(&unix)?;
+        let name = format!("Redis, Unix socket, {PIPELINE} pipelined, {place}");
+        let mut contestant = Contestant::new(&name, long, move |keys| {
+            let (mut found, mut buffer) = (0, Vec::new());
             for part in keys.chunks(PIPELINE * KEY_BYTES) {
-                found += pipelined.get_pipelined(every(part), &mut buffer)?;
+                found += client.get_pipelined(every(part), &mut buffer)?;
             }
             Ok(found)
-        }),
-    ])
+        });
+        contestant.place = Some((server.clone(), core));
+        all.push(contestant);
+    }
+    Ok(all)
 }
 
-fn memcached(keys: u64, sequence: &[u8]) -> Result<Vec<Contestant>> {
-    let server = memcached::Memcached::start()?;
-    let mut client = memcached::Client::connect(&server.unix)?;
-    client.set_all(pairs(keys))?;
-    let mut buffer = Vec::new();
-    Ok(vec![Contestant::new("memcached", "Unix socket", sequence, move |keys| {
-        let _alive = &server;
-        let mut found = 0;
-        for key in every(keys) {
-            found += u64::from(client.get(key, &mut buffer)?);
-        }
-        Ok(found)
-    })])
+fn memcached(keys: u64, cores: &[usize], sequence: &[u8]) -> Result<Vec<Contestant>> {
+    let memcached::Memcached { server, unix } = memcached::Memcached::start()?;
+    memcached::Client::connect(&unix)?.set_all(pairs(keys))?;
+    let client = || memcached::Client::connect(&unix);
+    asked("memcached, Unix socket", &Rc::new(server), cores, sequence, client)
 }
 
-fn etcd(keys: u64, sequence: &[u8]) -> Result<Vec<Contestant>> {
-    let server = etcd::Etcd::start()?;
-    let mut client = etcd::Client::connect(&server.tcp)?;
-    client.put_all(pairs(keys))?;
-    let mut buffer = Vec::new();
-    Ok(vec![Contestant::new("etcd", "gRPC by hand, serializable", sequence, move |keys| {
-        let _alive = &server;
-        let mut found = 0;
-        for key in every(keys) {
-            found += u64::from(client.get(key, &mut buffer)?);
-        }
-        Ok(found)
-    })])
+fn etcd(keys: u64, cores: &[usize], sequence: &[u8]) -> Result<Vec<Contestant>> {
+    let etcd::Etcd { server, tcp } = etcd::Etcd::start()?;
+    etcd::Client::connect(&tcp)?.put_all(pairs(keys))?;
+    let client = || etcd::Client::connect(&tcp);
+    asked("etcd, serializable, gRPC by hand", &Rc::new(server), cores, sequence, client)
 }
 
-fn print(contestants: &[Contestant], missing: &[&str]) -> Result<()> {
-    let of = |name, client: &str| {
-        let mut found = contestants.iter().filter(|c| c.name == name && c.client.contains(client));
-        found.next().map_or(f64::NAN, Contestant::median)
+fn print(contestants: &[Contestant], missing: &[&str], keys: u64) -> Result<()> {
+    let of = |name: &str| {
+        let found = contestants.iter().find(|contestant| contestant.name == name);
+        found.map_or(f64::NAN, Contestant::median)
     };
-    let ours = of("Quicksilver", "a copy");
+    let ours = of(OURS);
     let mut table = Table::new(["", "ns per get", "gets/s", "Quicksilver = 1"]);
     for contestant in contestants {
         let ns = contestant.median();
-        table.row([
-            format!("{}, {}", contestant.name, contestant.client),
-            format!("{ns:.0}"),
-            grouped((1e9 / ns) as u64),
-            format!("{:.2}", ns / ours),
-        ]);
+        let factor = format!("{:.2}", ns / ours);
+        let rate = grouped((1e9 / ns) as u64);
+        table.row([contestant.name.clone(), format!("{ns:.0}"), rate, factor]);
     }
     for package in missing {
         let dash = || "–".to_owned();
-        let name = format!("{package}: not installed");
-        table.row([name, dash(), dash(), dash()]);
+        table.row([format!("{package}: not installed"), dash(), dash(), dash()]);
     }
     table.print("");
-    let factor = of("Redis", "Unix socket") / ours;
-    if factor.is_finite() {
-        let met = if factor >= TARGET { "met" } else { "missed" };
-        println!(
-            "\nOne read of Redis (Unix socket) costs {factor:.0} of ours; target {TARGET}: {met}."
-        );
+    println!();
+    for place in ["same core", "a core each"] {
+        let factor = of(&format!("Redis, Unix socket, {place}")) / ours;
+        if factor.is_finite() {
+            let met = if factor >= TARGET { "met" } else { "missed" };
+            println!("A read of Redis, {place}: {factor:.0} of ours; target {TARGET}: {met}.");
+        }
     }
-    let bars = contestants.iter().map(|c| (format!("{}, {}", c.name, c.client), c.median()));
-    let title = "One read of 100 bytes among a million keys (logarithmic)";
+    let bars = contestants.iter().map(|c| (c.name.clone(), c.median())).collect();
+    let title = &format!("One read of 100 bytes among {} keys (logarithmic)", grouped(keys));
+    let groups = vec![(String::new(), bars)];
     let label = plot::nanoseconds;
-    let groups = vec![(String::new(), bars.collect())];
     plot::save("peers", &Bars { title, logarithmic: true, label, marks: vec![], groups }.svg())
+}
+
+/// Keeps this process on the last core, and returns the cores on which a server may be: the same,
+/// and another if there is one.
+fn choose_cores() -> Result<Vec<usize>> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let mut ours = CpuSet::new();
+    ours.set(cpus - 1)?;
+    sched_setaffinity(Pid::from_raw(0), &ours)?;
+    Ok((0..cpus).rev().take(2).collect())
 }
 
 fn main() -> Result<()> {
     let quick = flag("--quick");
     let keys = option("--keys", if quick { 100_000 } else { 1_000_000 })?;
     let rounds = option("--rounds", if quick { 3 } else { 11 })?;
+    let cores = choose_cores()?;
     let dir = tempfile::tempdir()?;
     loader::build(dir.path(), keys)?;
     let sequence = dataset::sequence(Distribution::Uniform, keys, GETS, 42);
@@ -239,9 +264,9 @@ fn main() -> Result<()> {
         }
         Ok(())
     };
-    add(redis::PACKAGE, redis::PROGRAM, &|| redis(keys, short, &long))?;
-    add(memcached::PACKAGE, memcached::PROGRAM, &|| memcached(keys, short))?;
-    add(etcd::PACKAGE, etcd::PROGRAM, &|| etcd(keys, short))?;
+    add(redis::PACKAGE, redis::PROGRAM, &|| redis(keys, &cores, short, &long))?;
+    add(memcached::PACKAGE, memcached::PROGRAM, &|| memcached(keys, &cores, short))?;
+    add(etcd::PACKAGE, etcd::PROGRAM, &|| etcd(keys, &cores, &long[..ETCD_GETS * KEY_BYTES]))?;
 
     println!(
         "{} keys, uniform; {KEY_BYTES}-byte keys, {VALUE_BYTES}-byte values; one closed-loop \
@@ -249,15 +274,16 @@ fn main() -> Result<()> {
         grouped(keys)
     );
     for contestant in &mut contestants {
-        (contestant.round)()?; // warms caches and connections
+        contestant.make_round()?; // warms caches and connections
     }
     for round in 0..rounds {
         let count = contestants.len();
         for turn in 0..count {
             // Nobody always comes first.
             let contestant = &mut contestants[(turn + round) % count];
-            contestant.ns.push((contestant.round)()?);
+            let ns = contestant.make_round()?;
+            contestant.ns.push(ns);
         }
     }
-    print(&contestants, &missing)
+    print(&contestants, &missing, keys)
 }

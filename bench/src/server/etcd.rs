@@ -6,7 +6,7 @@ use std::io;
 use std::process::Command;
 
 use super::grpc::Channel;
-use super::{Server, free_port};
+use super::{Get, Server, free_port};
 use crate::Result;
 use crate::connection::Address;
 
@@ -111,9 +111,11 @@ impl Client {
         }
         (0..under_way).try_for_each(|_| self.take_put())
     }
+}
 
-    /// Gets a value into `buffer`, as this member has it (serializable); whether there is one.
-    pub fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
+impl Get for Client {
+    /// As this member has it (serializable).
+    fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
         self.request.clear();
         field(&mut self.request, 1, key);
         // serializable = 7, a varint: true.

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::Command;
 
-use super::{Server, socket_in};
+use super::{Get, Server, socket_in};
 use crate::Result;
 use crate::connection::{Address, Connection, garbled, number};
 
@@ -89,9 +89,10 @@ impl Client {
         self.request.extend_from_slice(value);
         self.request.extend_from_slice(b"\r\n");
     }
+}
 
-    /// Gets a value into `buffer`; whether there is one.
-    pub fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
+impl Get for Client {
+    fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
         self.request.clear();
         self.request.extend_from_slice(b"get ");
         self.request.extend_from_slice(key);

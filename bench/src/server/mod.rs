@@ -7,6 +7,7 @@ pub mod memcached;
 pub mod redis;
 pub mod resp;
 
+use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,12 @@ use crate::Result;
 
 /// For a server to answer for the first time.
 const START: Duration = Duration::from_secs(20);
+
+/// A client that can be asked for one value.
+pub trait Get {
+    /// Gets a value into `buffer`; whether there is one.
+    fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool>;
+}
 
 /// A running server and its directory; both go with the handle.
 #[derive(Debug)]
@@ -57,6 +64,18 @@ impl Server {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Moves all its threads to one core.
+    pub fn pin(&self, core: usize) -> Result<()> {
+        let mut taskset = Command::new("taskset");
+        taskset.args(["-a", "-c", "-p", &core.to_string(), &self.pid().to_string()]);
+        match taskset.output()?.status.success() {
+            true => Ok(()),
+            false => {
+                Err(format!("process {} could not be moved to core {core}", self.pid()).into())
+            }
+        }
     }
 }
 

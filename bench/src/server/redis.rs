@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::resp::Client;
-use super::{Server, free_port, socket_in};
+use super::{Get, Server, free_port, socket_in};
 use crate::Result;
 use crate::connection::Address;
 

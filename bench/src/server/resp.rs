@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::Get;
 use crate::connection::{Address, Connection, garbled, number};
 
 /// A client.
@@ -52,14 +53,6 @@ impl Client {
         Ok(())
     }
 
-    /// Gets a value into `buffer`; whether there is one.
-    pub fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
-        self.request.clear();
-        append(&mut self.request, &[b"GET", key]);
-        self.connection.send(&self.request)?;
-        self.take_value(buffer)
-    }
-
     /// Sends a GET for each of the keys in one piece and takes all answers; how many there were.
     pub fn get_pipelined<'k>(
         &mut self,
@@ -90,6 +83,15 @@ impl Client {
         self.connection.exactly(buffer)?;
         buffer.truncate(length);
         Ok(true)
+    }
+}
+
+impl Get for Client {
+    fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
+        self.request.clear();
+        append(&mut self.request, &[b"GET", key]);
+        self.connection.send(&self.request)?;
+        self.take_value(buffer)
     }
 }
 

@@ -11,7 +11,7 @@ use quicksilver_bench::Result;
 use quicksilver_bench::connection::Address;
 use quicksilver_bench::histogram::Histogram;
 use quicksilver_bench::peer::Dialogue;
-use quicksilver_bench::server::{etcd, redis, resp};
+use quicksilver_bench::server::{Get, etcd, redis, resp};
 use quicksilver_tests::Cluster;
 use quicksilver_tests::process::is_installed;
 use tempfile::TempDir;
