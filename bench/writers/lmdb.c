@@ -111,7 +111,8 @@ static void put(const char *key, size_t key_bytes, void *value, size_t bytes)
 static void *write_for_ever(void *argument)
 {
 	const struct writing *w = argument;
-	uint64_t state = (uint64_t)w->number;
+	/* Other values than the last run's. */
+	uint64_t state = now_ns();
 	unsigned char *pool = malloc(POOL_BYTES + w->bytes);
 	if (!pool)
 		exit(1);

@@ -38,17 +38,37 @@ const TARGET_WAKE_NS: f64 = 100_000.0;
 const QUANTILES: [(f64, &str); 5] =
     [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")];
 
-/// Nanoseconds of one `index()`, the median over rounds.
+/// Looks of one round, and rounds.
+const LOOKS: usize = 2_000_000;
+const LOOK_ROUNDS: usize = 11;
+
+/// Nanoseconds of one `Reader::index`, the median over rounds.
 fn index_ns(dir: &Path) -> Result<f64> {
-    const TIMES: u32 = 2_000_000;
     let reader = Reader::open(dir)?;
     let mut rounds = Vec::new();
-    for _ in 0..11 {
+    for _ in 0..LOOK_ROUNDS {
         let start = Instant::now();
-        for _ in 0..TIMES {
+        for _ in 0..LOOKS {
             black_box(black_box(&reader).index()?);
         }
-        rounds.push(start.elapsed().as_nanos() as f64 / f64::from(TIMES));
+        rounds.push(start.elapsed().as_nanos() as f64 / LOOKS as f64);
+    }
+    Ok(median(&rounds))
+}
+
+/// The same of `qs_index`, called from C.
+fn c_index_ns(dir: &Path, temporary: &Path) -> Result<f64> {
+    let program = peer::compile_with_quicksilver("read/c-abi.c", temporary)?;
+    // It looks once for every key that it is given; here keys of one byte that nobody asks for.
+    let keys = temporary.join("keys");
+    std::fs::write(&keys, vec![0; LOOKS])?;
+    let mut peer = Dialogue::start(Command::new(program).arg(dir).arg(&keys).arg("1"))?;
+    let mut rounds = Vec::new();
+    for _ in 0..LOOK_ROUNDS {
+        match peer.ask("index")?[..] {
+            [ns, looks, _] => rounds.push(ns as f64 / looks as f64),
+            ref other => return Err(format!("unexpected answer: {other:?}").into()),
+        }
     }
     Ok(median(&rounds))
 }
@@ -155,9 +175,13 @@ fn main() -> Result<()> {
     let dir = temporary.path().join("db");
     std::fs::create_dir(&dir)?;
     loader::build(&dir, KEYS)?;
-    let ns = index_ns(&dir)?;
-    let met = if ns < TARGET_INDEX_NS { "met" } else { "missed" };
-    println!("Reader::index: {ns:.1} ns; target {TARGET_INDEX_NS} ns: {met}.\n");
+    let looks =
+        [("Reader::index", index_ns(&dir)?), ("qs_index", c_index_ns(&dir, temporary.path())?)];
+    for (name, ns) in looks {
+        let met = if ns < TARGET_INDEX_NS { "met" } else { "missed" };
+        println!("{name}: {ns:.1} ns; target {TARGET_INDEX_NS} ns: {met}.");
+    }
+    println!();
 
     let mut cluster = Cluster::new();
     cluster.root("root").set_literal("batch.window_ms", 0).set_literal("root.heartbeat_ms", 1000);

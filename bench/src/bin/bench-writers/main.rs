@@ -5,9 +5,10 @@
 //!
 //! It is the experiment with which the published article on Quicksilver compares LMDB to what was
 //! there before. Each writer keeps 64 writes in flight (plain LMDB: one durable commit at a time)
-//! and goes round 512 keys of its own. What is applied per second stands beside every latency, and
-//! a run that applies less than half of what plain LMDB applies beside the same readers and
-//! writers does not count: who writes little disturbs little.
+//! and goes round 512 keys of its own, which are all there before the first read: what is compared
+//! are writers, not sizes. What is applied per second stands beside every latency, and a run that
+//! applies less than half of what plain LMDB applies, read in the same way beside as many writers,
+//! does not count: who writes little disturbs little.
 
 mod reading;
 mod systems;
@@ -29,6 +30,9 @@ const WRITERS: [usize; 3] = [0, 1, 2];
 /// Quantiles, and what they are called; the last is the maximum.
 const QUANTILES: [(f64, &str); 5] =
     [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99"), (1.0, "max")];
+/// A window holds what is in flight when it ends, so 64 writes of 40 kB in flight are 5 MB/s a
+/// writer, whatever the disk could do; with so many the window applies as much as the disk can.
+const MANY_IN_FLIGHT: u64 = 1024;
 /// For writers to fill their pipes and a system to find its pace.
 const RUN_UP: Duration = Duration::from_millis(500);
 /// A run counts when it applies at least this part of what plain LMDB applies.
@@ -116,20 +120,19 @@ fn print(cells: &[Cell], kind: Loop) {
 }
 
 fn print_targets(cells: &[Cell], systems: &[System]) {
-    for &system in systems.iter().filter(|s| matches!(s, System::Quicksilver { .. })) {
+    for &system in systems {
         let p999 = |writers| {
             find(cells, system, writers, Loop::Closed).map(|c| c.latencies.reads.quantile(0.999))
         };
         let (Some(idle), Some(busy)) = (p999(0), p999(2)) else { continue };
         let ratio = busy as f64 / idle as f64;
-        let met = if ratio <= TARGET_RATIO && busy < TARGET_NS { "met" } else { "missed" };
-        println!(
-            "{}: p99.9 with two writers is {ratio:.2} of idle, {}; target {TARGET_RATIO} and {}: \
-             {met}.",
-            system.name(),
-            nanoseconds(busy as f64),
-            nanoseconds(TARGET_NS as f64),
-        );
+        print!("{}: p99.9 with two writers is {ratio:.2} of idle, ", system.name());
+        print!("{}", nanoseconds(busy as f64));
+        if matches!(system, System::Quicksilver { .. }) {
+            let met = if ratio <= TARGET_RATIO && busy < TARGET_NS { "met" } else { "missed" };
+            print!("; target {TARGET_RATIO} and {}: {met}", nanoseconds(TARGET_NS as f64));
+        }
+        println!(".");
     }
 }
 
@@ -162,6 +165,7 @@ fn main() -> Result<()> {
     let mut systems = vec![
         System::Lmdb,
         System::Quicksilver { window_ms: 500, in_flight },
+        System::Quicksilver { window_ms: 500, in_flight: MANY_IN_FLIGHT },
         System::Quicksilver { window_ms: 0, in_flight },
         System::Redis { in_flight },
         System::Etcd { in_flight },
@@ -196,6 +200,7 @@ fn main() -> Result<()> {
     for _ in 0..rounds {
         for &system in &systems {
             let mut running = system.start(&lmdb)?;
+            running.fill(WRITERS[WRITERS.len() - 1])?;
             for cell in cells.iter_mut().filter(|cell| cell.system == system) {
                 cell.measure(&mut running, length)?;
             }

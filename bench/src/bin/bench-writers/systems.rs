@@ -12,8 +12,8 @@ use quicksilver_bench::connection::Address;
 use quicksilver_bench::histogram::Histogram;
 use quicksilver_bench::peer::Dialogue;
 use quicksilver_bench::server::{Get, etcd, redis, resp};
-use quicksilver_tests::Cluster;
 use quicksilver_tests::process::is_installed;
+use quicksilver_tests::{Cluster, poll};
 use tempfile::TempDir;
 
 use crate::reading::{self, Latencies, Loop, PAIRS, READS_PER_SECOND};
@@ -23,6 +23,8 @@ use crate::writing::{KEYS, Protocol, VALUE_BYTES};
 const LOG_BYTES: u64 = 128 << 20;
 /// For the 20 pairs to be readable.
 const ARRIVAL: Duration = Duration::from_secs(10);
+/// For all keys of the writers to be written once.
+const FILL: Duration = Duration::from_secs(120);
 
 /// Which system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,21 @@ impl Running {
                 Ok(Latencies { reads, wakeups: Histogram::parse(&peer.ask("wakeups")?)? })
             }
         }
+    }
+
+    /// Lets so many writers write all their keys once, so that what is read without writers lies
+    /// in a database of the same size as what is read beside them.
+    pub(crate) fn fill(&self, writers: usize) -> Result<()> {
+        let mut writers: Vec<Dialogue> =
+            (1..=writers).map(|number| self.writer(number)).collect::<Result<_>>()?;
+        let full = || {
+            let counts = writers.iter_mut().map(|writer| writer.ask("count"));
+            match counts.collect::<Result<Vec<_>>>() {
+                Ok(counts) => counts.iter().flatten().all(|&c| c >= KEYS).then_some(Ok(())),
+                Err(error) => Some(Err(error)),
+            }
+        };
+        poll(FILL, full).unwrap_or_else(|| Err("the writers are too slow".into()))
     }
 
     /// Starts a writer with this number.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, process, thread};
 
 use quicksilver_bench::Result;
+use quicksilver_bench::clock::monotonic_ns;
 use quicksilver_bench::connection::Address;
 use quicksilver_bench::dataset::Rng;
 use quicksilver_bench::server::{etcd, resp};
@@ -65,11 +66,11 @@ impl Writes for etcd::Client {
 
 fn write_for_ever(
     mut server: Box<dyn Writes>,
-    number: u64,
-    in_flight: u64,
+    [number, seed, in_flight]: [u64; 3],
     acknowledged: &AtomicU64,
 ) -> io::Result<()> {
-    let mut rng = Rng::new(number);
+    // Other values than the last run's: writing what is there already would be no work.
+    let mut rng = Rng::new(seed);
     let pool: Vec<u8> = (0..POOL_BYTES + VALUE_BYTES).map(|_| rng.next_u64() as u8).collect();
     for sent in 0u64.. {
         let key = format!("w{number}-{}", sent % KEYS);
@@ -89,6 +90,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         return Err("usage: --writer PROTOCOL ADDRESS NUMBER IN_FLIGHT".into());
     };
     let (number, in_flight) = (number.parse()?, in_flight.parse()?);
+    let seed = monotonic_ns()?;
     let address: Address = address.parse()?;
     let server: Box<dyn Writes + Send> = match protocol.as_str() {
         "resp" => Box::new(resp::Client::connect(&address)?),
@@ -97,7 +99,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let acknowledged = Arc::new(AtomicU64::new(0));
     let shared = acknowledged.clone();
     thread::spawn(move || {
-        if let Err(error) = write_for_ever(server, number, in_flight, &shared) {
+        if let Err(error) = write_for_ever(server, [number, seed, in_flight], &shared) {
             eprintln!("writer {number}: {error}");
             process::exit(1);
         }
