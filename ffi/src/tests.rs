@@ -141,7 +141,7 @@ fn options_of_other_releases_are_read_or_refused() {
 #[test]
 fn the_database_can_be_named() {
     let made = Db::from([("hello", "world")]).unwrap();
-    let real = CString::new(made.reader().db_id().to_string()).unwrap();
+    let real = CString::new(made.db_id().to_string()).unwrap();
     let db = open_with(made.path(), &qs_open_options { db_id: real.as_ptr(), ..OPTIONS }).unwrap();
     assert_eq!(close(db), QS_OK);
     let other = c"00000000-0000-4000-8000-000000000000";

@@ -51,9 +51,9 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Opens the live generation of the database in `dir`, for reading.
-    pub fn open_reader(dir: &Path) -> Result<Self> {
-        let generation = live_generation(dir)?;
+    /// Opens a generation of the database in `dir`, for reading. When this process has it open
+    /// already, the result shares that.
+    pub fn open_reader(dir: &Path, generation: Generation) -> Result<Self> {
         let path = dir.join(generation.to_string());
         let options = EnvOptions {
             // The writer chose the size of the map; a smaller one here would end too early.
@@ -114,6 +114,22 @@ impl Environment {
         match txn.get(self.data, key)? {
             None => Ok(None),
             Some(bytes) => value::read(self, txn, key, bytes).map(Some),
+        }
+    }
+
+    /// Puts the value of `key`, checked against its CRC, into `buffer`, which is empty; `false`, and
+    /// an empty buffer, when there is no such key.
+    #[inline]
+    pub fn value_into<T: Transaction>(
+        &self,
+        txn: &T,
+        key: &[u8],
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool> {
+        check_key(key)?;
+        match txn.get(self.data, key)? {
+            None => Ok(false),
+            Some(bytes) => value::read_into(self, txn, key, bytes, buffer).map(|()| true),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use quicksilver_format::limits::KeyLengthError;
-use quicksilver_format::{DbId, FormatError};
+use quicksilver_format::{DbId, FormatError, Index};
 use quicksilver_lmdb::LmdbError;
 
 /// Why a read, or opening a database, did not succeed.
@@ -51,6 +51,21 @@ pub enum Error {
         expected: DbId,
         /// The database that is there.
         found: DbId,
+    },
+    /// The directory went back to a past that this reader has left: an older copy of the same
+    /// history was put there.
+    #[error(
+        "{path}: is at index {index}, this reader has already seen {seen} of the same history; it \
+         goes on when the replicator has caught up, or open the database anew",
+        path = path.display()
+    )]
+    Behind {
+        /// The generation's directory.
+        path: PathBuf,
+        /// Where it is.
+        index: Index,
+        /// Where the reader was.
+        seen: Index,
     },
     /// LMDB, or the system below it, refused.
     #[error(transparent)]

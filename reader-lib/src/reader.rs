@@ -1,21 +1,25 @@
 //! The reader: what a service opens once and asks for keys.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quicksilver_format::layout::{self, Generation};
 use quicksilver_format::status::NodeState;
-use quicksilver_format::{DbId, Index, Position, StateDigest};
+use quicksilver_format::{DbId, HistoryId, Index, Position, StateDigest};
+use quicksilver_lmdb::OwnedReadTxn;
 
+use crate::changes::Changes;
 use crate::environment::Environment;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::follow::Followed;
+use crate::options::OpenOptions;
 use crate::snapshot::Snapshot;
 use crate::status_page::{PageView, StatusPage};
 
 /// Longest sleep on the status page before LMDB itself is asked: bounds the delay when the page
 /// is stuck or was replaced.
-const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+pub(crate) const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// A handle on one database of this machine. Cheap to clone, usable from every thread.
 ///
@@ -32,14 +36,10 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// database in the child instead.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    dir: PathBuf,
-    environment: Environment,
-    page: Option<StatusPage>,
+    followed: Arc<Followed>,
+    snapshot_warning: Duration,
+    #[cfg(feature = "tokio")]
+    watcher: Arc<crate::asynchronous::Watcher>,
 }
 
 /// What a database says about itself and its replicator.
@@ -47,10 +47,14 @@ struct Inner {
 pub struct Status {
     /// Which database.
     pub db_id: DbId,
+    /// Which of its pasts; changes when the database is restored or rebuilt to another one.
+    pub history: HistoryId,
     /// Which generation is read.
     pub generation: Generation,
     /// Last index and running hash, from LMDB.
     pub position: Position,
+    /// The oldest index that is still in the log; one after the last when it is empty.
+    pub oldest_index: Index,
     /// Digest of the data.
     pub digest: StateDigest,
     /// Live keys.
@@ -74,101 +78,220 @@ impl Status {
 impl Reader {
     /// Opens the database in `dir`, a replicator's `data_dir`.
     ///
-    /// The replicator need not run: what it left is readable.
+    /// The replicator need not run: what it left is readable. Opening it twice in one process
+    /// shares what is open.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let environment = Environment::open_reader(dir)?;
-        let page = match StatusPage::open(&dir.join(layout::STATUS)) {
-            Ok(page) if page.db_id() == environment.db_id => Some(page),
-            Ok(page) => {
-                return Err(Error::WrongDatabase {
-                    path: dir.join(layout::STATUS),
-                    expected: environment.db_id,
-                    found: page.db_id(),
-                });
-            }
-            // The page is a hint; without it the reader asks LMDB.
-            Err(_) => None,
-        };
-        Ok(Reader { inner: Arc::new(Inner { dir: dir.to_owned(), environment, page }) })
+        Self::options().open(dir)
     }
 
-    /// For the replicator, which serves reads from the environment it writes: a process must not
-    /// open the same environment twice.
-    #[doc(hidden)]
-    pub fn from_environment(dir: &Path, environment: Environment) -> Self {
-        let page = StatusPage::open(&dir.join(layout::STATUS)).ok();
-        Reader { inner: Arc::new(Inner { dir: dir.to_owned(), environment, page }) }
+    /// More ways to open a database: waiting for it, expecting a certain one.
+    pub fn options() -> OpenOptions {
+        OpenOptions::default()
+    }
+
+    pub(crate) fn new(followed: Arc<Followed>, snapshot_warning: Duration) -> Self {
+        Reader {
+            followed,
+            snapshot_warning,
+            #[cfg(feature = "tokio")]
+            watcher: Arc::default(),
+        }
     }
 
     /// The directory it was opened with.
     pub fn path(&self) -> &Path {
-        &self.inner.dir
-    }
-
-    /// The opened generation.
-    #[doc(hidden)]
-    pub fn environment(&self) -> &Environment {
-        &self.inner.environment
+        self.followed.dir()
     }
 
     /// Which database this is.
     pub fn db_id(&self) -> DbId {
-        self.inner.environment.db_id
+        self.followed.db_id()
+    }
+
+    /// The environment that is read at present; the next read may be of a newer generation.
+    #[doc(hidden)]
+    pub fn environment(&self) -> Result<Environment> {
+        self.followed.environment()
+    }
+
+    /// Calls `read` with the environment and a transaction on its newest state.
+    #[inline]
+    pub(crate) fn with_transaction<R>(
+        &self,
+        read: impl FnOnce(&Environment, &OwnedReadTxn) -> Result<R>,
+    ) -> Result<R> {
+        self.followed.read(read)
     }
 
     /// The value of `key`, copied; `None` when there is no such key.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt) when the value is not what was written, and what
+    /// the system or a directory that was replaced under the reader can bring.
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let txn = self.inner.environment.env.read()?;
-        Ok(self.inner.environment.value(&txn, key)?.map(|value| value.into_vec()))
+        self.followed
+            .read(|environment, txn| Ok(environment.value(txn, key)?.map(|value| value.into_vec())))
+    }
+
+    /// Puts the value of `key` into `buffer`, whose memory is used again; `false` when there is no
+    /// such key. After anything but `true` the buffer is empty.
+    ///
+    /// ```
+    /// # let db = quicksilver::testing::Db::from([("hello", "world")])?;
+    /// # let reader = db.reader();
+    /// let mut buffer = Vec::new();
+    /// assert!(reader.get_into(b"hello", &mut buffer)?);
+    /// assert_eq!(buffer, b"world");
+    /// assert!(!reader.get_into(b"nobody", &mut buffer)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    #[inline]
+    pub fn get_into(&self, key: &[u8], buffer: &mut Vec<u8>) -> Result<bool> {
+        buffer.clear();
+        self.followed.read(|environment, txn| environment.value_into(txn, key, buffer))
     }
 
     /// Calls `with` with the value of `key`, in place where possible, and returns what it
     /// returned; `None` when there is no such key.
     ///
     /// The value is valid only during the call: do not wait for anything in it.
+    ///
+    /// ```
+    /// # let db = quicksilver::testing::Db::from([("port", "8053")])?;
+    /// # let reader = db.reader();
+    /// let bytes = reader.get_with(b"port", |value| value.len())?;
+    /// assert_eq!(bytes, Some(4));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     #[inline]
     pub fn get_with<R>(&self, key: &[u8], with: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        let txn = self.inner.environment.env.read()?;
-        Ok(self.inner.environment.value(&txn, key)?.map(|value| with(&value)))
+        self.followed
+            .read(|environment, txn| Ok(environment.value(txn, key)?.map(|value| with(&value))))
+    }
+
+    /// The values of several keys, all from one moment, in the order of the keys.
+    ///
+    /// ```
+    /// # let db = quicksilver::testing::Db::from([("a", "1"), ("b", "2")])?;
+    /// # let reader = db.reader();
+    /// let values = reader.multi_get(&["b", "nobody", "a"])?;
+    /// assert_eq!(values, [Some(b"2".to_vec()), None, Some(b"1".to_vec())]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), of the first key that fails.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.followed.read(|environment, txn| {
+            let value = |key: &K| environment.value(txn, key.as_ref());
+            keys.iter().map(|key| Ok(value(key)?.map(|value| value.into_vec()))).collect()
+        })
     }
 
     /// The length of the value of `key`, without reading it; `None` when there is no such key.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     pub fn value_bytes(&self, key: &[u8]) -> Result<Option<u32>> {
-        let txn = self.inner.environment.env.read()?;
-        Ok(self.inner.environment.cell(&txn, key)?.map(|cell| cell.value_bytes()))
+        self.followed
+            .read(|environment, txn| Ok(environment.cell(txn, key)?.map(|cell| cell.value_bytes())))
     }
 
     /// One consistent view of everything.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::begin(&self.inner.environment)
+        Snapshot::begin(&self.followed, self.snapshot_warning)
+    }
+
+    /// At most `limit` pairs whose keys begin with `prefix` and come after `after`, in key order.
+    ///
+    /// Each page is from a moment of its own, so a walk of any length holds nothing back; what
+    /// changes meanwhile is seen or not. For one moment throughout, take a [`Snapshot`].
+    ///
+    /// ```
+    /// # let db = quicksilver::testing::Db::from([("a/1", "x"), ("a/2", "y"), ("a/3", "z")])?;
+    /// # let reader = db.reader();
+    /// let mut after = None;
+    /// let mut keys = Vec::new();
+    /// loop {
+    ///     let page = reader.page(b"a/", after.as_deref(), 2)?;
+    ///     let Some((last, _)) = page.last() else { break };
+    ///     after = Some(last.clone());
+    ///     keys.extend(page.into_iter().map(|(key, _value)| key));
+    /// }
+    /// assert_eq!(keys, [b"a/1", b"a/2", b"a/3"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn page(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.snapshot()?
+            .prefix_after(prefix, after)?
+            .take(limit)
+            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.into_vec())))
+            .collect()
     }
 
     /// The last index that is visible here: from the status page, in a few nanoseconds, or from
     /// LMDB when there is no page.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     #[inline]
     pub fn index(&self) -> Result<Index> {
-        match &self.inner.page {
-            Some(page) => Ok(page.index()),
+        match self.followed.page() {
+            Some(page) => {
+                self.followed.check_process()?;
+                Ok(page.index())
+            }
             None => self.index_in_lmdb(),
         }
     }
 
-    fn index_in_lmdb(&self) -> Result<Index> {
-        let environment = &self.inner.environment;
-        let txn = environment.env.read()?;
-        Ok(environment.applied(&txn)?.position.index)
+    pub(crate) fn index_in_lmdb(&self) -> Result<Index> {
+        self.followed.read(|environment, txn| Ok(environment.applied(txn)?.position.index))
     }
 
     /// Sleeps until `index` is visible here, at most `timeout`, and returns the last index then.
     ///
     /// A woken sleeper costs the writer nothing: it waits on a word of the status page.
+    ///
+    /// ```
+    /// # let db = quicksilver::testing::Db::from([("hello", "world")])?;
+    /// # let reader = db.reader();
+    /// use std::time::Duration;
+    ///
+    /// let now = reader.index()?;
+    /// let later = reader.wait_for(now.next(), Duration::from_millis(10))?;
+    /// assert_eq!(later, now, "nothing was written in that time");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     pub fn wait_for(&self, index: Index, timeout: Duration) -> Result<Index> {
         // A timeout beyond the end of time is none.
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            let word = self.inner.page.as_ref().map(StatusPage::notify_word);
+            let word = self.followed.page().map(StatusPage::notify_word);
             let mut now = self.index()?;
             if now < index {
                 // The page may trail LMDB, or be stuck.
@@ -179,30 +302,62 @@ impl Reader {
             if now >= index || left.is_zero() {
                 return Ok(now);
             }
-            match (&self.inner.page, word) {
-                (Some(page), Some(word)) if !page.replaced() => {
-                    page.sleep_while(word, left.min(LONGEST_SLEEP));
-                }
-                _ => std::thread::sleep(left.min(Duration::from_millis(10))),
-            }
+            self.sleep_while(word, left.min(LONGEST_SLEEP))?;
         }
     }
 
+    /// Sleeps until the page's notify word is another one, or for at most `longest`.
+    pub(crate) fn sleep_while(&self, word: Option<u32>, longest: Duration) -> Result<()> {
+        let path = self.path().join(layout::STATUS);
+        match (self.followed.page(), word) {
+            (Some(page), Some(word)) if !page.replaced(&path) => page.sleep_while(word, longest),
+            _ => {
+                self.followed.look_for_page()?;
+                std::thread::sleep(longest.min(Duration::from_millis(10)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn followed(&self) -> &Arc<Followed> {
+        &self.followed
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn watcher(&self) -> &crate::asynchronous::Watcher {
+        &self.watcher
+    }
+
+    /// What changes after `after` in the keys that begin with `prefix`: a feed from the log, without
+    /// a socket. See [`Changes`].
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn changes(&self, after: Index, prefix: &[u8]) -> Result<Changes> {
+        Changes::new(self, after, prefix)
+    }
+
     /// What the database says about itself and its replicator.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     pub fn status(&self) -> Result<Status> {
-        let environment = &self.inner.environment;
-        let txn = environment.env.read()?;
-        let applied = environment.applied(&txn)?;
-        let log = environment.log_state(&txn)?;
-        Ok(Status {
-            db_id: environment.db_id,
-            generation: environment.generation,
-            position: applied.position,
-            digest: applied.digest,
-            keys: applied.keys,
-            bytes: applied.bytes,
-            sealed_at_us: log.sealed_at_us,
-            page: self.inner.page.as_ref().and_then(StatusPage::view),
+        let page = self.followed.page().and_then(StatusPage::view);
+        self.followed.read(|environment, txn| {
+            let applied = environment.applied(txn)?;
+            let log = environment.log_state(txn)?;
+            Ok(Status {
+                db_id: environment.db_id,
+                history: environment.identity(txn)?.history,
+                generation: environment.generation,
+                position: applied.position,
+                oldest_index: log.oldest,
+                digest: applied.digest,
+                keys: applied.keys,
+                bytes: applied.bytes,
+                sealed_at_us: log.sealed_at_us,
+                page,
+            })
         })
     }
 }

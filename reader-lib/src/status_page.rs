@@ -16,8 +16,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, TryLockError};
 use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -122,9 +123,11 @@ pub struct PageView {
 /// A reader's view of the page.
 pub struct StatusPage {
     map: Map,
-    path: PathBuf,
     inode: (u64, u64),
 }
+
+/// Every page that [`StatusPage::open_shared`] has mapped.
+static SHARED: Mutex<Vec<&'static StatusPage>> = Mutex::new(Vec::new());
 
 impl StatusPage {
     /// Maps the page at `path`, read-only.
@@ -135,7 +138,26 @@ impl StatusPage {
         // The mapping must be private to no one: it is the writer's stores that are to be seen.
         let map = Map(MmapOptions::new().len(at::PAGE_BYTES).map_raw_read_only(&file)?);
         map.check()?;
-        Ok(StatusPage { map, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
+        Ok(StatusPage { map, inode: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Maps the page at `path` once per process and for ever, so that a reader can look at it
+    /// without holding on to anything: 4096 bytes for every page that a process ever sees.
+    pub(crate) fn open_shared(path: &Path) -> Result<&'static Self, PageError> {
+        let mut shared = match SHARED.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // In a forked child it may be held for ever, by a thread that is not here.
+            Err(TryLockError::WouldBlock) => return Ok(Box::leak(Box::new(Self::open(path)?))),
+        };
+        let page = Self::open(path)?;
+        // A file that is mapped keeps its inode number, so no other can have it.
+        if let Some(known) = shared.iter().find(|known| known.inode == page.inode) {
+            return Ok(known);
+        }
+        let page: &'static Self = Box::leak(Box::new(page));
+        shared.push(page);
+        Ok(page)
     }
 
     /// Whose page it is.
@@ -144,6 +166,7 @@ impl StatusPage {
     }
 
     /// The live generation, as far as the page knows.
+    #[inline]
     pub fn generation(&self) -> Generation {
         Generation::new(self.map.u64(at::AT_GENERATION).load(Ordering::Acquire))
     }
@@ -215,9 +238,9 @@ impl StatusPage {
         }
     }
 
-    /// Whether the file under its name is no longer the one that is mapped.
-    pub fn replaced(&self) -> bool {
-        match std::fs::metadata(&self.path) {
+    /// Whether the file at `path`, its name, is no longer the one that is mapped.
+    pub fn replaced(&self, path: &Path) -> bool {
+        match std::fs::metadata(path) {
             Ok(now) => (now.dev(), now.ino()) != self.inode,
             Err(_) => true,
         }
@@ -226,7 +249,7 @@ impl StatusPage {
 
 impl std::fmt::Debug for StatusPage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StatusPage({})", self.path.display())
+        write!(f, "StatusPage(inode {})", self.inode.1)
     }
 }
 
@@ -418,7 +441,7 @@ mod tests {
         assert_eq!(page.view(), None, "a writer that died on an odd sequence leaves a stuck page");
         let writer = StatusWriter::open_or_create(&path, db_id).unwrap();
         assert_eq!(page.view().unwrap().position.index, Index::new(5));
-        assert!(!page.replaced());
+        assert!(!page.replaced(&path));
         writer.publish(&commit(6));
         assert_eq!(page.index(), Index::new(6));
     }
@@ -431,7 +454,7 @@ mod tests {
         let old = StatusPage::open(&path).unwrap();
         let db_id = DbId::random();
         StatusWriter::open_or_create(&path, db_id).unwrap();
-        assert!(old.replaced());
+        assert!(old.replaced(&path));
         assert_eq!(StatusPage::open(&path).unwrap().db_id(), db_id);
         std::fs::write(dir.path().join("short"), b"QSSTATUS").unwrap();
         assert!(StatusPage::open(&dir.path().join("short")).is_err());

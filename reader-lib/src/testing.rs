@@ -1,41 +1,55 @@
 //! A real database in a temporary directory, for tests of programs that read one.
 //!
-//! There is no replicator behind it: it holds what it was made from, and never changes.
+//! There is no replicator behind it: it holds what it was made from, and changes when the test
+//! says so, with [`Db::apply`]. Other processes can open it meanwhile.
 //!
 //! ```
-//! let db = quicksilver::testing::Db::from([("hello", "world")])?;
-//! let reader = quicksilver::Reader::open(db.path())?;
+//! use std::time::Duration;
+//! use quicksilver::testing::Db;
+//!
+//! let db = Db::from([("hello", "world")])?;
+//! let reader = db.reader();
 //! assert_eq!(reader.get(b"hello")?.as_deref(), Some(&b"world"[..]));
+//!
+//! let index = db.apply([("hello", None), ("bye", Some("world"))])?;
+//! assert_eq!(reader.wait_for(index, Duration::from_secs(5))?, index);
+//! assert_eq!(reader.get(b"hello")?, None);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use quicksilver_format::cell::Body;
-use quicksilver_format::layout::{self, Generation};
-use quicksilver_format::limits::check_key;
-use quicksilver_format::meta::{Applied, Format, Identity, LogState};
-use quicksilver_format::status::Commit;
-use quicksilver_format::{
-    Batch, BatchBuilder, Cell, CellCrc, DbId, Entry, HistoryId, Op, Position, chunk,
-};
-use quicksilver_lmdb::{Env, EnvOptions, WriteTxn};
+use quicksilver_format::{DbId, Entry, HistoryId, Index};
 
 use crate::Reader;
-use crate::error::{Error, Result};
+use crate::build::{self, Builder, Options, Result, directory};
+use crate::environment::{self, Environment};
+use crate::error::Error;
 use crate::status_page::StatusWriter;
 
+/// A test's database is small, and under some checkers a large map is slow.
 const MAP_BYTES: usize = 1 << 30;
 
 /// A database in a temporary directory that goes when this does.
 #[derive(Debug)]
 pub struct Db {
+    writer: Mutex<Option<Writer>>,
     dir: PathBuf,
+    db_id: DbId,
+}
+
+/// What a replicator would hold.
+#[derive(Debug)]
+struct Writer {
+    environment: Environment,
+    page: StatusWriter,
+    _role: File,
 }
 
 impl Db {
@@ -47,8 +61,15 @@ impl Db {
             .into_iter()
             .map(|(key, value)| (key.as_ref().to_vec(), value.as_ref().to_vec()))
             .collect();
-        let db = Db { dir: temporary_dir()? };
-        build(&db.dir, DbId::random(), &pairs)?;
+        let options = Options { map_bytes: MAP_BYTES, ..Options::default() };
+        let db = Db { writer: Mutex::new(None), dir: temporary_dir()?, db_id: options.db_id };
+        let mut builder = Builder::create(&db.dir, &options)?;
+        for (key, value) in &pairs {
+            builder.push(key, value)?;
+        }
+        builder.finish()?;
+        // Now, because a process that has it open for reading could not open it for writing.
+        db.with_writer(|_| ())?;
         Ok(db)
     }
 
@@ -57,20 +78,114 @@ impl Db {
         &self.dir
     }
 
+    /// Which database this is.
+    pub fn db_id(&self) -> DbId {
+        self.db_id
+    }
+
     /// A reader on it.
     ///
     /// # Panics
-    /// When this process has it open already: clone that reader instead.
+    /// When it cannot be opened: its files were changed by other means.
     pub fn reader(&self) -> Reader {
         match Reader::open(&self.dir) {
             Ok(reader) => reader,
             Err(e) => panic!("the test database cannot be opened: {e}"),
         }
     }
+
+    /// Appends one batch, as a replicator would: a change with a value is a SET, one without is a
+    /// DEL; they become visible together, and wake whoever waits. Returns the last index then.
+    ///
+    /// ```
+    /// # let db = quicksilver::testing::Db::from([("a", "1"), ("b", "2")])?;
+    /// db.apply([("a", Some("one")), ("b", None)])?;
+    /// # assert_eq!(db.reader().get(b"a")?.as_deref(), Some(&b"one"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Keys, values or a batch beyond the format's limits; then nothing has changed.
+    pub fn apply<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        changes: impl IntoIterator<Item = (K, Option<V>)>,
+    ) -> Result<Index> {
+        let changes: Vec<(K, Option<V>)> = changes.into_iter().collect();
+        let entries = changes.iter().map(|(key, value)| match value {
+            Some(value) => Entry::set(key.as_ref(), value.as_ref()),
+            None => Entry::del(key.as_ref()),
+        });
+        self.with_writer(|writer| build::append(&writer.environment, &writer.page, entries))?
+            .map(|end| end.index)
+    }
+
+    /// Puts these pairs in the place of all there are, in another generation, as a replicator does
+    /// after a compaction (`history` stays what it is) or a restore (it is another one). Readers
+    /// are there with their next read. Returns the last index then.
+    ///
+    /// ```
+    /// # use quicksilver::HistoryId;
+    /// let db = quicksilver::testing::Db::from([("a", "1")])?;
+    /// let reader = db.reader();
+    /// db.replace(HistoryId::random(), [("b", "2")])?;
+    /// assert_eq!(reader.get(b"a")?, None);
+    /// assert_eq!(reader.get(b"b")?.as_deref(), Some(&b"2"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Keys and values beyond the format's limits; then nothing has changed.
+    pub fn replace<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        history: HistoryId,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Index> {
+        let old = self.environment()?;
+        let start = old.log_state(&old.env.read().map_err(Error::from)?)?.last;
+        let generation = old.generation.next();
+        let options =
+            Options { db_id: self.db_id, history, map_bytes: MAP_BYTES, ..Options::default() };
+        let mut builder = Builder::beside(&self.dir, generation, start, &options)?;
+        for (key, value) in pairs {
+            builder.push(key.as_ref(), value.as_ref())?;
+        }
+        let built = builder.finish()?;
+        // For writing, before a reader of this process opens it for reading.
+        let environment = build::open_writer(&self.dir, generation)?;
+        build::switch_to(&self.dir, generation)?;
+        self.with_writer(|writer| writer.environment = environment)?;
+        directory::remove_generation(&self.dir, old.generation)?;
+        Ok(built.position.index)
+    }
+
+    /// The live generation, opened for writing.
+    #[doc(hidden)]
+    pub fn environment(&self) -> Result<Environment> {
+        self.with_writer(|writer| writer.environment.clone())
+    }
+
+    /// Calls `with` with the writer, which is opened when there is none.
+    fn with_writer<R>(&self, with: impl FnOnce(&mut Writer) -> R) -> Result<R> {
+        let mut held = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = match held.take() {
+            Some(writer) => writer,
+            None => Writer {
+                _role: directory::lock_role(&self.dir)?,
+                environment: build::open_writer(
+                    &self.dir,
+                    environment::live_generation(&self.dir)?,
+                )?,
+                page: build::open_page(&self.dir, self.db_id)?,
+            },
+        };
+        Ok(with(held.insert(writer)))
+    }
 }
 
 impl Drop for Db {
     fn drop(&mut self) {
+        // Closing the environment takes a lock in the directory.
+        *self.writer.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -82,94 +197,4 @@ fn temporary_dir() -> Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("quicksilver-{}-{n}-{nanos}", process::id()));
     fs::create_dir(&dir).map_err(|source| Error::Io { path: dir.clone(), source })?;
     Ok(dir)
-}
-
-fn build(dir: &Path, db_id: DbId, pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<()> {
-    for key in pairs.keys() {
-        check_key(key)?;
-    }
-    let io_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
-    };
-    let generation = Generation::FIRST;
-    let path = dir.join(generation.to_string());
-    fs::create_dir(&path).map_err(io_error(&path))?;
-    let options = EnvOptions {
-        map_bytes: MAP_BYTES,
-        open_lock: Some(dir.join(layout::OPEN_LOCK)),
-        ..EnvOptions::default()
-    };
-    let env = Env::open_writer(&path, &options)?;
-    let data = env.create_bucket(layout::BUCKET_DATA)?;
-    let chunks = env.create_bucket(layout::BUCKET_CHUNKS)?;
-    let log_bucket = env.create_bucket(layout::BUCKET_LOG)?;
-    let meta = env.create_bucket(layout::BUCKET_META)?;
-    let page_bytes = env.page_size();
-
-    let mut log = LogState::empty(db_id);
-    let mut applied = Applied::empty(db_id);
-    let mut builder = BatchBuilder::new(Position::genesis(db_id));
-    for (key, value) in pairs {
-        builder.push(Entry::set(key, value));
-    }
-    let mut txn = env.write()?;
-    if let Some(batch) = builder.seal(1) {
-        let crc = CellCrc::new(db_id);
-        for (write_index, entry) in batch.entries() {
-            let Op::Set(value) = entry.op else { continue };
-            let body = if value.len() <= chunk::inline_max_bytes(page_bytes) {
-                Body::Inline(value)
-            } else {
-                for (n, piece) in value.chunks(chunk::max_bytes(page_bytes)).enumerate() {
-                    txn.put_append(chunks, &chunk::key(write_index, n as u32), piece)?;
-                }
-                Body::Chunked {
-                    value_bytes: value.len() as u32,
-                    chunks: chunk::count(value.len(), page_bytes) as u32,
-                }
-            };
-            let cell = Cell { write_index, crc: crc.of(entry.key, write_index, value), body };
-            let mut bytes = Vec::new();
-            cell.encode(&mut bytes);
-            txn.put_append(data, entry.key, &bytes)?;
-            applied.digest.add(cell.digest_term(entry.key));
-            applied.keys += 1;
-            applied.bytes += (entry.key.len() + value.len()) as u64;
-        }
-        append_log(&mut txn, log_bucket, &batch, page_bytes)?;
-        log = LogState { last: batch.after(), sealed_at_us: 1, ..log };
-        applied.position = batch.after();
-    }
-    let identity = Identity { db_id, history: HistoryId::random() };
-    txn.put(meta, Format::KEY, &Format::current(page_bytes as u32).encode())?;
-    txn.put(meta, Identity::KEY, &identity.encode())?;
-    txn.put(meta, LogState::KEY, &log.encode())?;
-    txn.put(meta, Applied::KEY, &applied.encode())?;
-    txn.commit()?;
-
-    let status = dir.join(layout::STATUS);
-    let page = StatusWriter::open_or_create(&status, db_id)
-        .map_err(|e| Error::Io { path: status, source: std::io::Error::other(e) })?;
-    page.set_generation(generation);
-    page.publish(&Commit {
-        position: applied.position,
-        digest: applied.digest,
-        keys: applied.keys,
-        time_us: 1,
-    });
-    let current = dir.join(layout::CURRENT);
-    fs::write(&current, format!("{generation}\n")).map_err(io_error(&current))
-}
-
-fn append_log(
-    txn: &mut WriteTxn<'_>,
-    bucket: quicksilver_lmdb::Bucket,
-    batch: &Batch,
-    page_bytes: usize,
-) -> Result<()> {
-    for (n, piece) in batch.record().chunks(chunk::max_bytes(page_bytes)).enumerate() {
-        txn.put_append(bucket, &chunk::key(batch.first(), n as u32), piece)?;
-    }
-    Ok(())
 }

@@ -58,14 +58,58 @@ pub(crate) fn read<'t, T: Transaction>(
 ) -> Result<Value<'t>> {
     let cell = Cell::decode(bytes).map_err(|e| Error::corrupt(BUCKET_DATA, key, e))?;
     match cell.body {
-        Body::Inline(value) => {
-            let crc = environment.crc().of(key, cell.write_index, value);
-            if crc != cell.crc { Err(wrong_crc(key, &cell, crc)) } else { Ok(Value::Mapped(value)) }
-        }
+        Body::Inline(value) => inline(environment, key, &cell, value).map(Value::Mapped),
         Body::Chunked { value_bytes, chunks } => {
-            assemble(environment, txn, key, &cell, value_bytes as usize, chunks)
+            let mut value = Vec::new();
+            let chunked = Chunked { value_bytes: value_bytes as usize, chunks };
+            assemble(environment, txn, key, &cell, chunked, &mut value)?;
+            Ok(Value::Assembled(value))
         }
     }
+}
+
+/// As [`read`], into `buffer`, which is empty and stays so after a failure.
+#[inline]
+pub(crate) fn read_into<T: Transaction>(
+    environment: &Environment,
+    txn: &T,
+    key: &[u8],
+    bytes: &[u8],
+    buffer: &mut Vec<u8>,
+) -> Result<()> {
+    let cell = Cell::decode(bytes).map_err(|e| Error::corrupt(BUCKET_DATA, key, e))?;
+    match cell.body {
+        Body::Inline(value) => {
+            buffer.extend_from_slice(inline(environment, key, &cell, value)?);
+            Ok(())
+        }
+        Body::Chunked { value_bytes, chunks } => {
+            let chunked = Chunked { value_bytes: value_bytes as usize, chunks };
+            let assembled = assemble(environment, txn, key, &cell, chunked, buffer);
+            if assembled.is_err() {
+                buffer.clear();
+            }
+            assembled
+        }
+    }
+}
+
+#[inline]
+fn inline<'t>(
+    environment: &Environment,
+    key: &[u8],
+    cell: &Cell<'_>,
+    value: &'t [u8],
+) -> Result<&'t [u8]> {
+    let crc = environment.crc().of(key, cell.write_index, value);
+    if crc == cell.crc { Ok(value) } else { Err(wrong_crc(key, cell, crc)) }
+}
+
+/// What the cell of a long value says of it.
+#[derive(Clone, Copy)]
+struct Chunked {
+    value_bytes: usize,
+    chunks: u32,
 }
 
 #[cold]
@@ -83,9 +127,9 @@ fn assemble<T: Transaction>(
     txn: &T,
     key: &[u8],
     cell: &Cell<'_>,
-    value_bytes: usize,
-    chunks: u32,
-) -> Result<Value<'static>> {
+    Chunked { value_bytes, chunks }: Chunked,
+    value: &mut Vec<u8>,
+) -> Result<()> {
     let expected_chunks = chunk::count(value_bytes, environment.page_bytes);
     if chunks as usize != expected_chunks {
         let problem =
@@ -93,7 +137,7 @@ fn assemble<T: Transaction>(
         return Err(Error::corrupt(BUCKET_DATA, key, problem));
     }
     // At most 256 MiB: Cell::decode refuses more.
-    let mut value = Vec::with_capacity(value_bytes);
+    value.reserve_exact(value_bytes);
     let mut running = environment.crc().start(key, cell.write_index);
     for_each_chunk(environment, txn, cell.write_index, chunks, |piece| {
         if value.len() + piece.len() > value_bytes {
@@ -102,20 +146,15 @@ fn assemble<T: Transaction>(
         running.update(piece);
         value.extend_from_slice(piece);
         Ok(())
-    })
-    .and_then(|()| {
-        let found = value.len();
-        if found == value_bytes {
-            return Ok(());
-        }
-        let problem = format!("its chunks hold {found} bytes, expected {value_bytes}");
-        Err(Error::corrupt(BUCKET_CHUNKS, &chunk::key(cell.write_index, 0), problem))
     })?;
-    let crc = running.finish();
-    if crc != cell.crc {
-        return Err(wrong_crc(key, cell, crc));
+    let found = value.len();
+    if found != value_bytes {
+        let problem = format!("its chunks hold {found} bytes, expected {value_bytes}");
+        let key = chunk::key(cell.write_index, 0);
+        return Err(Error::corrupt(BUCKET_CHUNKS, &key, problem));
     }
-    Ok(Value::Assembled(value))
+    let crc = running.finish();
+    if crc == cell.crc { Ok(()) } else { Err(wrong_crc(key, cell, crc)) }
 }
 
 /// Walks the chunks 0 to `chunks` of a write, in order.

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use proptest::prelude::*;
 use quicksilver::testing::Db;
 use quicksilver::{Error, Index, Reader, verify};
-use quicksilver_lmdb::{Env, EnvOptions};
+use quicksilver_lmdb::Env;
 
 /// Lengths around every boundary: empty, in the leaf, one page, just chunked, several chunks.
 const LENGTHS: [usize; 9] = [0, 1, 100, 4066, 4067, 4068, 8160, 8161, 1 << 20];
@@ -31,7 +31,7 @@ fn values_of_every_length_come_back() {
     }
     assert_eq!(snapshot.len(), LENGTHS.len() as u64);
     assert_eq!(reader.index().unwrap(), Index::new(LENGTHS.len() as u64));
-    let report = verify::verify(reader.environment(), |_| {}).unwrap();
+    let report = verify::verify(&reader.environment().unwrap(), |_| {}).unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.digest.unwrap().1, snapshot.digest());
 }
@@ -61,15 +61,13 @@ fn what_is_not_there_is_said() {
     assert!(matches!(Reader::open(dir.path()), Err(Error::Format { .. })));
 }
 
-/// Opens the test database for writing, as nobody but its replicator may, to damage it.
+/// Writes to the test database, as nobody but its replicator may, to damage it.
 fn damage(db: &Db, with: impl FnOnce(&Env)) {
-    let options = EnvOptions { map_bytes: 1 << 30, ..EnvOptions::default() };
-    let env = Env::open_writer(&db.path().join("gen-000001"), &options).unwrap();
-    with(&env);
+    with(&db.environment().unwrap().env);
 }
 
 fn problems(reader: &Reader) -> Vec<String> {
-    verify::verify(reader.environment(), |_| {}).unwrap().problems
+    verify::verify(&reader.environment().unwrap(), |_| {}).unwrap().problems
 }
 
 #[test]

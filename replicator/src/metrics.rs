@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use quicksilver_format::Batch;
 use quicksilver_format::status::NodeState;
 
+use crate::net::node::ReadersStatus;
 use crate::store::Committed;
 
 const BUILD_INFO: &str = "quicksilver_build_info";
@@ -27,6 +28,10 @@ const UPSTREAM_CONNECTED: &str = "quicksilver_upstream_connected";
 const HEARTBEAT_LAG: &str = "quicksilver_heartbeat_lag_seconds";
 const CLOCK_BEHIND: &str = "quicksilver_clock_behind_root";
 const DOWNSTREAMS: &str = "quicksilver_downstreams";
+const READERS: &str = "quicksilver_readers";
+const READER_SLOTS: &str = "quicksilver_reader_slots_limit";
+const OLDEST_READER_AGE: &str = "quicksilver_oldest_reader_age_seconds";
+const OLDEST_READER_LAG: &str = "quicksilver_oldest_reader_lag_commits";
 const STATE: &str = "quicksilver_state";
 const BATCH_ENTRIES: &str = "quicksilver_batch_entries";
 const BATCH_BYTES: &str = "quicksilver_batch_bytes";
@@ -68,6 +73,14 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     );
     describe_gauge!(CLOCK_BEHIND, "1 while the local clock is behind the last heartbeat");
     describe_gauge!(DOWNSTREAMS, "Downstreams with a live session");
+    describe_gauge!(READERS, "Reader slots that are taken, idle ones included");
+    describe_gauge!(READER_SLOTS, "Reader slots that there are");
+    describe_gauge!(
+        OLDEST_READER_AGE,
+        Unit::Seconds,
+        "How long the oldest snapshot has been seen behind the newest commit; 0 when none is"
+    );
+    describe_gauge!(OLDEST_READER_LAG, "Commits that the oldest snapshot is behind");
     describe_gauge!(STATE, "1 for the state the node is in, 0 for every other");
     describe_histogram!(BATCH_ENTRIES, "Entries in one batch");
     describe_histogram!(BATCH_BYTES, Unit::Bytes, "Bytes of one batch as it travels");
@@ -94,6 +107,15 @@ pub fn batch(batch: &Batch) {
 /// After a commit that failed.
 pub fn commit_failed() {
     counter!(COMMIT_FAILURES).increment(1);
+}
+
+/// After a look at the reader table.
+pub fn readers(status: &ReadersStatus) {
+    gauge!(READERS).set(f64::from(status.used));
+    gauge!(READER_SLOTS).set(f64::from(status.limit));
+    let oldest = status.oldest.as_ref();
+    gauge!(OLDEST_READER_AGE).set(oldest.map_or(0.0, |oldest| oldest.age_seconds));
+    gauge!(OLDEST_READER_LAG).set(oldest.map_or(0.0, |oldest| oldest.lag_commits as f64));
 }
 
 /// What is looked up when somebody asks.

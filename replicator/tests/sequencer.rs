@@ -53,7 +53,7 @@ impl Root {
         let sizes = Sizes { map_bytes, max_readers: 126 };
         let db_id = DbId::from_bytes([7; 16]);
         let store = Store::open(dir, db_id, HistoryId::random(), sizes).unwrap();
-        let reader = store.reader();
+        let reader = store.reader().unwrap();
         let (queue, submissions) = queue(1 << 20, max_batch_bytes);
         let seen = Seen::default();
         let stop = Arc::new(AtomicBool::new(false));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
+use quicksilver::build::{Builder, Options};
 use quicksilver::log::{self, HashAt};
 use quicksilver::verify;
 use quicksilver_format::{
@@ -87,7 +88,7 @@ proptest! {
             prop_assert_eq!(store.end(), position);
         }
 
-        let reader = store.reader();
+        let reader = store.reader().unwrap();
         let snapshot = reader.snapshot().unwrap();
         let found: BTreeMap<Vec<u8>, Vec<u8>> = snapshot.iter().unwrap()
             .map(|pair| pair.map(|(k, v)| (k.to_vec(), v.to_vec())))
@@ -104,30 +105,30 @@ proptest! {
         prop_assert_eq!(snapshot.digest(), digest);
         prop_assert_eq!(snapshot.len(), model.len() as u64);
 
-        let report = verify::verify(reader.environment(), |_| {}).unwrap();
+        let report = verify::verify(&reader.environment().unwrap(), |_| {}).unwrap();
         prop_assert!(report.is_clean(), "{:?}", report.problems);
         prop_assert_eq!(report.batches, sealed.len() as u64);
 
         // The log gives every record back byte for byte, from any index, and every hash.
-        let environment = reader.environment();
+        let environment = reader.environment().unwrap();
         let txn = environment.env.read().unwrap();
         for (n, batch) in sealed.iter().enumerate() {
             for index in [batch.first(), batch.last()] {
-                let records = log::read_after(environment, &txn, index.previous(), usize::MAX).unwrap();
+                let records = log::read_after(&environment, &txn, index.previous(), usize::MAX).unwrap();
                 prop_assert_eq!(records.len(), sealed.len() - n);
                 prop_assert_eq!(&records[0].bytes[..], &batch.record()[..]);
             }
             for (index, _) in batch.entries() {
                 let hash = batch.hash_at(index).unwrap();
                 let expected = if index == batch.last() { HashAt::Boundary(hash) } else { HashAt::Inside(hash) };
-                prop_assert_eq!(log::hash_at(environment, &txn, index).unwrap(), expected);
+                prop_assert_eq!(log::hash_at(&environment, &txn, index).unwrap(), expected);
             }
         }
         let end = position.index;
-        prop_assert!(log::read_after(environment, &txn, end, usize::MAX).unwrap().is_empty());
-        prop_assert_eq!(log::hash_at(environment, &txn, end.next()).unwrap(), HashAt::Beyond(end));
+        prop_assert!(log::read_after(&environment, &txn, end, usize::MAX).unwrap().is_empty());
+        prop_assert_eq!(log::hash_at(&environment, &txn, end.next()).unwrap(), HashAt::Beyond(end));
         let genesis = Position::genesis(db_id());
-        prop_assert_eq!(log::hash_at(environment, &txn, Index::ZERO).unwrap(), HashAt::Boundary(genesis.hash));
+        prop_assert_eq!(log::hash_at(&environment, &txn, Index::ZERO).unwrap(), HashAt::Boundary(genesis.hash));
     }
 }
 
@@ -222,7 +223,7 @@ fn a_generation_with_data_is_never_removed() {
     let refused = Store::open(dir.path(), db_id(), history, sizes).unwrap_err();
     assert!(refused.to_string().contains("CURRENT is missing"), "{refused}");
     std::fs::write(dir.path().join("CURRENT"), "gen-000001\n").unwrap();
-    assert_eq!(open(dir.path()).reader().get(b"a").unwrap().unwrap(), b"1");
+    assert_eq!(open(dir.path()).reader().unwrap().get(b"a").unwrap().unwrap(), b"1");
 }
 
 /// A larger map would be one that the readers of this generation do not have.
@@ -313,6 +314,36 @@ fn the_log_is_collected_by_bytes_and_by_age_and_never_to_nothing() {
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
 }
 
+/// A database that was built without a replicator is one that a replicator goes on with.
+#[test]
+fn a_built_database_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = HistoryId::from_bytes([3; 16]);
+    let options = Options { db_id: db_id(), history, map_bytes: 1 << 30, max_readers: 126 };
+    let mut builder = Builder::create(dir.path(), &options).unwrap();
+    let long = vec![b'x'; 10_000];
+    for (key, value) in [("b", &b"2"[..]), ("long", &long), ("a", b"1")] {
+        builder.push(key.as_bytes(), value).unwrap();
+    }
+    let built = builder.finish().unwrap();
+
+    let mut store = open(dir.path());
+    assert_eq!((store.end(), store.oldest()), (built.position, Index::FIRST));
+    assert_eq!(store.identity().history, history);
+    let info = store.environment().env.info().unwrap();
+    assert_eq!(info.map_bytes, 1 << 30);
+    assert!(info.max_readers >= 126, "{info:?}");
+    let batch = seal(store.end(), &[set("a", "one"), set("c", "3"), ("long".into(), None)]);
+    store.apply(&[batch]).unwrap();
+    let reader = store.reader().unwrap();
+    assert_eq!(reader.get(b"a").unwrap().unwrap(), b"one");
+    assert_eq!(reader.get(b"b").unwrap().unwrap(), b"2");
+    assert_eq!(reader.get(b"long").unwrap(), None);
+    let report = verify::verify(store.environment(), |_| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    assert_eq!((report.keys, report.batches), (3, 2));
+}
+
 #[test]
 fn history_is_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,7 +374,7 @@ fn the_largest_value_fits_one_transaction() {
     let batch = seal(store.end(), &[(b"huge".to_vec(), Some(noise.clone()))]);
     let batch = Batch::decode(batch.record().clone(), &BatchLimits::HARD).unwrap();
     store.apply(&[batch]).unwrap();
-    assert!(store.reader().get(b"huge").unwrap().unwrap() == noise);
+    assert!(store.reader().unwrap().get(b"huge").unwrap().unwrap() == noise);
     let gone = seal(store.end(), &[(b"huge".to_vec(), None)]);
     store.apply(&[gone]).unwrap();
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());

@@ -72,7 +72,7 @@ impl Writer {
         let dir = tempfile::tempdir().unwrap();
         let sizes = Sizes { map_bytes, max_readers: 126 };
         let store = Store::open(dir.path(), db_id(), HistoryId::NONE, sizes).unwrap();
-        let (reader, genesis) = (store.reader(), store.end());
+        let (reader, genesis) = (store.reader().unwrap(), store.end());
         let (commands, received) = channel();
         let (report, seen) = channel();
         first.into_iter().for_each(|command| commands.send(command).unwrap());
@@ -181,7 +181,7 @@ fn damage_stops_applying_but_not_serving() {
     let third = batch(second.after(), "a", b"3");
     let writer = Writer::start(1 << 30, vec![Command::Apply(first), Command::Apply(second)]);
     assert!(matches!(writer.next(), Seen::Committed { batches: 2, .. }));
-    let environment = writer.reader.environment();
+    let environment = writer.reader.environment().unwrap();
     let mut txn = environment.env.write().unwrap();
     txn.put(environment.data, b"a", b"\xff").unwrap();
     txn.commit().unwrap();

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -382,9 +383,20 @@ impl Handed {
 
 /// Runs `qsctl`, without what the environment may say.
 pub fn qsctl(arguments: &[&str]) -> Output {
+    qsctl_with_input(arguments, "")
+}
+
+/// Runs `qsctl` with this on its standard input. It prints less than a pipe holds meanwhile.
+pub fn qsctl_with_input(arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(binary("qsctl"));
-    command.env_remove("QS_DB").env_remove("QS_SERVER").stdin(Stdio::null()).args(arguments);
-    command.output().expect("qsctl runs")
+    command.env_remove("QS_DB").env_remove("QS_SERVER").args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = command.spawn().expect("qsctl runs");
+    if let Some(mut stdin) = running.stdin.take() {
+        // One that has seen enough closes it.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    running.wait_with_output().expect("qsctl ends")
 }
 
 /// A tree of nodes. Dropping it kills what runs; after a failure its directory stays.

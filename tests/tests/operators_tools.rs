@@ -8,7 +8,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use quicksilver_tests::cluster::qsctl;
+use quicksilver_tests::cluster::{DB_ID, qsctl, qsctl_with_input};
 use quicksilver_tests::{Cluster, random_bytes, seeded_rng};
 use rand::Rng;
 use serde_json::Value;
@@ -128,6 +128,39 @@ fn the_tool_and_the_socket_say_the_same() {
         assert_exit(&log, OK, "log");
         assert_eq!(String::from_utf8_lossy(&log.stdout).lines().count(), 2, "{log:?}");
     }
+}
+
+#[test]
+fn a_database_can_be_built_from_text_and_grown_by_a_root() {
+    let mut cluster = Cluster::new();
+    let data = cluster.root("root").data_dir();
+    cluster.leaf("leaf", &["root"]);
+    let lines: String = (0..5000).map(|n| format!("key/{}\tvalue {n}\n", n % 4000)).collect();
+    let data = data.to_str().unwrap();
+    let bad = qsctl_with_input(&["build", data], &(lines.clone() + "no tab\n"));
+    assert_exit(&bad, USAGE, "a bad line");
+    let said = String::from_utf8(bad.stderr).unwrap();
+    assert!(said.contains("standard input, line 5001: no tab"), "{said}");
+
+    let built = qsctl_with_input(&["build", data, "--json", "--db-id", DB_ID], &lines);
+    assert_exit(&built, OK, "build");
+    let built: Value = serde_json::from_slice(&built.stdout).unwrap();
+    assert_eq!((&built["keys"], &built["index"]), (&Value::from(4000), &Value::from(5000)));
+    let root = cluster.node("root");
+    assert_eq!(root.qsctl(&["get", "key/7", "--raw"]).stdout, b"value 4007");
+    assert_exit(&root.qsctl(&["verify"]), OK, "verify");
+    assert_exit(&qsctl_with_input(&["build", data], &lines), REFUSED, "a second build");
+
+    // A root goes on with it, and a leaf gets all of it.
+    cluster.start_all();
+    assert_eq!(cluster.node("root").status().digest, built["digest"].as_str().unwrap());
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&["SET", "key/7", "later"]).unwrap().is_ok());
+    assert_eq!(cluster.await_converged(SOON).index, 5001);
+    let mut reader = cluster.node("leaf").reader();
+    assert_eq!(reader.ask("text key/7"), "text later");
+    assert_eq!(reader.ask("text key/8"), "text value 4008");
+    reader.assert_verified();
 }
 
 #[test]

@@ -124,9 +124,9 @@ fn until_ended(pid: u32) -> Result<f64> {
 }
 
 fn batches(reader: &Reader) -> Result<u64> {
-    let environment = reader.environment();
+    let environment = reader.environment()?;
     let txn = environment.env.read()?;
-    let mut records = Records::from(environment, &txn, Index::FIRST)?;
+    let mut records = Records::from(&environment, &txn, Index::FIRST)?;
     let mut count = 0;
     while records.take()?.is_some() {
         count += 1;

@@ -16,16 +16,23 @@ use std::time::{Duration, Instant};
 use quicksilver::Reader;
 use quicksilver_bench::clock::monotonic_ns;
 use quicksilver_bench::dataset::{self, Rng};
-use quicksilver_bench::loader::{self, Shape};
 use quicksilver_bench::plot::{self, Bars, nanoseconds};
 use quicksilver_bench::stats::{Table, grouped, quantile};
-use quicksilver_bench::{Result, flag, option, peer};
+use quicksilver_bench::{Result, flag, loader, option, peer};
 use quicksilver_format::layout::Generation;
 
 /// Opening and the first get, at p99.
 const TARGET: Duration = Duration::from_millis(2);
-const SMALL: Shape = Shape { keys: 100_000, value_bytes: dataset::VALUE_BYTES, with_log: true };
-const LARGE: Shape = Shape { keys: 10_000_000, value_bytes: 1000, with_log: false };
+
+/// What a database holds.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    keys: u64,
+    value_bytes: usize,
+}
+
+const SMALL: Shape = Shape { keys: 100_000, value_bytes: dataset::VALUE_BYTES };
+const LARGE: Shape = Shape { keys: 10_000_000, value_bytes: 1000 };
 
 /// `--child DIR KEY`: the process that is measured.
 fn child(dir: &str, key: &str) -> Result<()> {
@@ -119,8 +126,7 @@ fn main() -> Result<()> {
     let shapes = [Some(SMALL), flag("--large").then_some(LARGE)];
     for shape in shapes.into_iter().flatten() {
         let dir = temporary.path().join("db");
-        std::fs::create_dir(&dir)?;
-        loader::build_shape(&dir, shape)?;
+        loader::build_values(&dir, shape.keys, shape.value_bytes)?;
         let gigabytes = warm(&dir)? as f64 / 1e9;
         let (ours, lmdb) = measure(&dir, &program, shape, rounds)?;
         std::fs::remove_dir_all(&dir)?;

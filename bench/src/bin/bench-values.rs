@@ -32,7 +32,7 @@ const TARGET: f64 = 0.5;
 enum Way {
     /// What everything is compared with.
     Memcpy,
-    /// `Reader::get_with`, copied into a buffer that is used again.
+    /// `Reader::get_into`, into a buffer that is used again.
     Reused,
     /// `Reader::get`: new memory for every value.
     Get,
@@ -44,7 +44,7 @@ impl Way {
     fn name(self) -> &'static str {
         match self {
             Way::Memcpy => "memcpy into a reused buffer",
-            Way::Reused => "Reader::get_with, copied into a reused buffer",
+            Way::Reused => "Reader::get_into a reused buffer",
             Way::Get => "Reader::get, new memory each time",
         }
     }
@@ -69,9 +69,7 @@ impl Bench {
                     buffer.copy_from_slice(black_box(bytes));
                     true
                 }
-                Way::Reused => {
-                    self.reader.get_with(key, |value| buffer.copy_from_slice(value))?.is_some()
-                }
+                Way::Reused => self.reader.get_into(key, buffer)?,
                 Way::Get => black_box(self.reader.get(key)?).is_some(),
             };
             black_box(buffer);

@@ -1,6 +1,7 @@
 //! An open environment: the handle everything else starts from.
 //!
-//! Invariants: a directory is open at most once per process (`registry`); a writer syncs every
+//! Invariants: a directory is open at most once per process (`registry`), and who opens it for
+//! reading once more shares it; a writer syncs every
 //! commit and never maps the file writable; an environment is closed only when no transaction
 //! borrows or owns it any more.
 
@@ -9,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
@@ -16,6 +18,7 @@ use crate::error::Place;
 use crate::fork;
 use crate::handle::{Handle, Mode};
 use crate::inspect;
+use crate::mount;
 use crate::open_lock::{Hold, OpenLock};
 use crate::registry::{self, FileKey, Known, Registry};
 use crate::sys::{
@@ -58,7 +61,7 @@ impl Default for EnvOptions {
 pub struct Env(Arc<Shared>);
 
 /// Closes the environment when the last [`Env`] goes.
-struct Shared {
+pub(crate) struct Shared {
     /// Boxed, because transactions hold its address and a parked one moves between `Shared`s.
     handle: ManuallyDrop<Box<Handle>>,
 }
@@ -86,11 +89,13 @@ impl Env {
         Self::open(dir, Mode::Writer, options)
     }
 
-    /// Opens an existing environment for reading, and takes this process's first reader slot.
+    /// Opens an existing environment for reading, and takes this process's first reader slot. When
+    /// this process has it open already, however that was, the result is a share of it.
     ///
     /// # Errors
     /// As [`open_writer`](Self::open_writer), and [`LmdbError::NotFound`] if there is no
-    /// environment, [`LmdbError::ReadOnlyMount`], [`LmdbError::PidCollision`].
+    /// environment, [`LmdbError::ReadOnlyMount`], [`LmdbError::RemoteFilesystem`],
+    /// [`LmdbError::PidCollision`].
     pub fn open_reader(dir: &Path, options: &EnvOptions) -> Result<Self, LmdbError> {
         Self::open(dir, Mode::Reader, options)
     }
@@ -102,7 +107,7 @@ impl Env {
             .canonicalize()
             .map_err(|e| LmdbError::from_io(&e, "opening the environment", dir))?;
         let env = match prepare(&dir, mode, options)? {
-            Prepared::Parked(env) => env,
+            Prepared::Known(env) => env,
             Prepared::Clear(mut registry, lock) => {
                 let env = open_new(&dir, mode, options, &mut registry)?;
                 // In this order: if the checks below fail, dropping `env` takes both again.
@@ -162,12 +167,12 @@ impl Env {
         opened
     }
 
-    /// A read transaction on the newest snapshot. Cheap: it renews an idle one if there is one.
+    /// A read transaction on the newest snapshot. It takes a reader slot, under a lock that all
+    /// openers share; who reads often keeps an [`OwnedReadTxn`] and renews it.
     ///
     /// # Errors
     /// [`LmdbError::ReadersFull`], [`LmdbError::PidCollision`], [`LmdbError::MapResized`],
     /// [`LmdbError::Forked`] or what LMDB says.
-    #[inline]
     pub fn read(&self) -> Result<ReadTxn<'_>, LmdbError> {
         ReadTxn::begin(self.handle())
     }
@@ -220,6 +225,16 @@ impl Env {
         inspect::free_pages(self)
     }
 
+    /// Whether the data file under the environment's path is the one that is open, and was neither
+    /// removed nor replaced.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn is_in_place(&self) -> Result<bool, LmdbError> {
+        let open = FileKey::of_open(self.handle())?;
+        Ok(FileKey::of(&self.path().join("data.mdb"))? == Some(open))
+    }
+
     /// The page size in bytes.
     #[must_use]
     pub fn page_size(&self) -> usize {
@@ -237,36 +252,63 @@ impl Env {
         &self.0.handle
     }
 
-    fn from_handle(handle: Box<Handle>) -> Self {
-        Self(Arc::new(Shared { handle: ManuallyDrop::new(handle) }))
+    /// Whether this process is the one that opened it, and not a forked child.
+    #[inline]
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.handle().is_ours()
+    }
+
+    fn from_handle(handle: Box<Handle>, key: FileKey, registry: &mut Registry) -> Self {
+        let shared = Arc::new(Shared { handle: ManuallyDrop::new(handle) });
+        registry.share(key, Arc::downgrade(&shared));
+        Self(shared)
     }
 }
 
+/// How long an open waits for another thread that is closing the environment.
+const CLOSING_WAIT: Duration = Duration::from_secs(2);
+
 /// What to do after all the checks that come before LMDB is asked.
 enum Prepared {
-    /// A close was skipped earlier: this is the environment again.
-    Parked(Env),
+    /// It is open already, or a close was skipped earlier: this is it.
+    Known(Env),
     /// Open it, while these two are held.
     Clear(Registry, Option<OpenLock>),
 }
 
 fn prepare(dir: &Path, mode: Mode, options: &EnvOptions) -> Result<Prepared, LmdbError> {
     let data_file = dir.join("data.mdb");
-    let mut registry = Registry::lock(dir)?;
-    match FileKey::of(&data_file)? {
-        Some(key) => {
-            if let Known::Parked(handle) = registry.look_up(key, mode, options)? {
-                return Ok(Prepared::Parked(Env::from_handle(handle)));
+    let start = Instant::now();
+    let mut registry = loop {
+        let mut registry = Registry::lock(dir)?;
+        let Some(key) = FileKey::of(&data_file)? else {
+            if mode == Mode::Reader {
+                return Err(LmdbError::NotFound(Place::new("opening the environment", &data_file)));
             }
-            registry.refuse_other_copies(dir)?;
+            break registry;
+        };
+        match registry.look_up(key, mode, options)? {
+            Known::No => {
+                registry.refuse_other_copies(dir)?;
+                break registry;
+            }
+            Known::Parked(handle) => {
+                return Ok(Prepared::Known(Env::from_handle(handle, key, &mut registry)));
+            }
+            Known::Open(shared) => match shared.upgrade() {
+                Some(shared) => return Ok(Prepared::Known(Env(shared))),
+                // Its last user is on the way to close it, and needs the registry for that.
+                None if start.elapsed() < CLOSING_WAIT => {
+                    drop(registry);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                None => return Err(LmdbError::AlreadyOpen { path: dir.to_path_buf() }),
+            },
         }
-        None if mode == Mode::Reader => {
-            return Err(LmdbError::NotFound(Place::new("opening the environment", &data_file)));
-        }
-        None => {}
-    }
+    };
     registry.close_parked();
-    refuse_read_only_mount(dir)?;
+    refuse_unsuitable_mount(dir)?;
     // A failed open closes inside LMDB, and with some versions that destroys mutexes.
     let hold = if version::close_destroys_mutexes() { Hold::Exclusive } else { Hold::Shared };
     let lock = match &options.open_lock {
@@ -283,18 +325,22 @@ fn open_new(
     registry: &mut Registry,
 ) -> Result<Env, LmdbError> {
     let handle = Handle::open(dir, mode, options)?;
-    if let Err(error) = registry.add(&handle) {
-        // Closing could drop the locks of an environment that is open: leak this one.
-        std::mem::forget(handle);
-        return Err(error);
+    match registry.add(&handle) {
+        Ok(key) => Ok(Env::from_handle(handle, key, registry)),
+        Err(error) => {
+            // Closing could drop the locks of an environment that is open: leak this one.
+            std::mem::forget(handle);
+            Err(error)
+        }
     }
-    Ok(Env::from_handle(handle))
 }
 
-fn refuse_read_only_mount(dir: &Path) -> Result<(), LmdbError> {
-    let stat = statvfs(dir)
-        .map_err(|errno| LmdbError::from_code(errno as i32, "looking at the mount", dir))?;
-    if stat.flags().contains(FsFlags::ST_RDONLY) {
+fn refuse_unsuitable_mount(dir: &Path) -> Result<(), LmdbError> {
+    let failed = |errno| LmdbError::from_code(errno as i32, "looking at the mount", dir);
+    if let Some(kind) = mount::remote_kind(dir).map_err(failed)? {
+        return Err(LmdbError::RemoteFilesystem { path: dir.to_path_buf(), kind });
+    }
+    if statvfs(dir).map_err(failed)?.flags().contains(FsFlags::ST_RDONLY) {
         return Err(LmdbError::ReadOnlyMount { path: dir.to_path_buf() });
     }
     Ok(())

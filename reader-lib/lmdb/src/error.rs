@@ -144,8 +144,8 @@ pub enum LmdbError {
         /// What `mdb_version` said.
         found: (i32, i32, i32),
     },
-    /// This process already has the environment open; a second open would drop its file locks.
-    #[error("{} is already open in this process: share the Env (it clones cheaply)", path.display())]
+    /// This process already has the environment open, and cannot open it for writing as well.
+    #[error("{} is already open in this process, and cannot be opened for writing once more", path.display())]
     AlreadyOpen {
         /// The directory under which it was opened first.
         path: PathBuf,
@@ -167,6 +167,15 @@ pub enum LmdbError {
     ReadOnlyMount {
         /// The environment directory.
         path: PathBuf,
+    },
+    /// The environment is on a network file system, where other machines' writes cannot be seen.
+    #[error("{} is on {kind}: an environment is shared memory and needs a local file system; run a \
+        replicator on this machine", path.display())]
+    RemoteFilesystem {
+        /// The environment directory.
+        path: PathBuf,
+        /// The file system's name.
+        kind: &'static str,
     },
     /// Another process in another PID namespace has our pid number.
     #[error("another process with pid number {pid} reads {}: share the host PID namespace, or use the \
@@ -259,6 +268,12 @@ impl LmdbError {
             libc::EROFS => Self::ReadOnlyMount { path: path.to_path_buf() },
             code => Self::Os { code, place },
         }
+    }
+
+    /// What everything answers in a forked child.
+    #[must_use]
+    pub fn forked(doing: &'static str, path: &Path) -> Self {
+        Self::Forked(Place::new(doing, path))
     }
 
     /// The variant for an error of the standard library's file functions.

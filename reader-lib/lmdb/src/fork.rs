@@ -2,7 +2,7 @@
 //!
 //! LMDB's locks, reader slots and mutexes belong to the process that opened the environment; a
 //! forked child that touched them would free its parent's reader slot. Invariant: every handle
-//! remembers the [`Generation`] it was made in, and does nothing at all in any other one.
+//! remembers the [`ProcessMark`] it was made in, and does nothing at all in any other one.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,21 +14,24 @@ use crate::LmdbError;
 /// How many forks lie between the first use of the library and this process.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// A process's place in its line of forks. Equal within a process, different in its children.
+/// A process's place in its line of forks. Equal within a process, different in its children: what
+/// keeps one can tell that it was made before a fork.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Generation(u32);
+pub struct ProcessMark(u32);
 
-impl Generation {
-    /// The running process's generation.
+impl ProcessMark {
+    /// The running process's mark.
     #[inline]
-    pub(crate) fn current() -> Self {
+    #[must_use]
+    pub fn current() -> Self {
         // Relaxed: the counter only changes in a child before `fork` returns there.
         Self(GENERATION.load(Ordering::Relaxed))
     }
 
-    /// Whether this generation is the running process's own.
+    /// Whether this mark is the running process's own.
     #[inline]
-    pub(crate) fn is_current(self) -> bool {
+    #[must_use]
+    pub fn is_current(self) -> bool {
         self == Self::current()
     }
 

@@ -19,12 +19,11 @@ use nix::sys::statvfs::statvfs;
 
 use crate::env::EnvOptions;
 use crate::error::Place;
-use crate::fork::Generation;
-use crate::pool::{Pool, SlotNumber};
+use crate::fork::ProcessMark;
 use crate::sys::{
-    MDB_BAD_RSLOT, MDB_NOTLS, MDB_PROBLEM, MDB_RDONLY, MDB_READERS_FULL, MDB_SUCCESS, MDB_env,
-    MDB_envinfo, MDB_stat, MDB_txn, mdb_env_close, mdb_env_create, mdb_env_get_fd, mdb_env_info,
-    mdb_env_open, mdb_env_set_mapsize, mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat,
+    MDB_NOTLS, MDB_PROBLEM, MDB_RDONLY, MDB_READERS_FULL, MDB_SUCCESS, MDB_env, MDB_envinfo,
+    MDB_stat, MDB_txn, mdb_env_close, mdb_env_create, mdb_env_get_fd, mdb_env_info, mdb_env_open,
+    mdb_env_set_mapsize, mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat,
     mdb_reader_check, mdb_txn_abort, mdb_txn_begin, mdb_txn_id, mdb_txn_renew, mdb_txn_reset,
 };
 use crate::{Bucket, LmdbError, reader_table};
@@ -48,8 +47,7 @@ pub struct Handle {
     pub(crate) env: NonNull<MDB_env>,
     /// Tells buckets of this environment from others'. Never reused in a process.
     id: u64,
-    generation: Generation,
-    pool: Pool,
+    process: ProcessMark,
     /// Held from opening a bucket to the end of that transaction, as LMDB demands.
     /// Lock order: LMDB's writer lock first, then this.
     pub(crate) bucket_opening: Mutex<()>,
@@ -61,9 +59,7 @@ pub struct Handle {
     pub(crate) page_bytes: usize,
 }
 
-// SAFETY: an MDB_env may be used from any thread and from several at once (lmdb.h); transactions
-// in the pool are opened with MDB_NOTLS, so they are not tied to a thread, and the pool hands each
-// to one owner at a time.
+// SAFETY: an MDB_env may be used from any thread and from several at once (lmdb.h).
 unsafe impl Send for Handle {}
 // SAFETY: as above; the calls LMDB wants serialised (opening buckets) are behind a mutex.
 unsafe impl Sync for Handle {}
@@ -81,6 +77,7 @@ impl Handle {
         if mode == Mode::Writer {
             reader_table::allocate(dir, options.max_readers, options.file_mode)?;
         }
+        reader_table::free_slots_left_under_our_pid(dir)?;
         let mut env: *mut MDB_env = null_mut();
         // SAFETY: `env` is a valid place for the new handle.
         let code = unsafe { mdb_env_create(&raw mut env) };
@@ -110,8 +107,7 @@ impl Handle {
         let handle = Box::new(Self {
             env,
             id: next_id(),
-            generation: Generation::current(),
-            pool: Pool::new(),
+            process: ProcessMark::current(),
             bucket_opening: Mutex::new(()),
             writer_thread: AtomicU64::new(NO_WRITER),
             dir: dir.to_path_buf(),
@@ -133,8 +129,8 @@ impl Handle {
     /// Whether LMDB has given this environment up.
     pub(crate) fn is_fatal(&self) -> bool {
         match self.begin_read() {
-            Ok((txn, slot)) => {
-                self.end_read(txn, slot);
+            Ok(txn) => {
+                self.end_read(txn);
                 false
             }
             Err(e) => matches!(e, LmdbError::Panic(_)),
@@ -149,16 +145,12 @@ impl Handle {
         }
     }
 
-    /// Ends the pooled transactions and closes the environment.
+    /// Closes the environment.
     ///
     /// # Safety
     /// No transaction of this environment may be alive or ever used again, and the process must
     /// be the one that opened it.
-    pub(crate) unsafe fn close(mut self) {
-        for txn in self.pool.drain() {
-            // SAFETY: the pool was the only owner, and the environment is still open.
-            unsafe { mdb_txn_abort(txn.as_ptr()) };
-        }
+    pub(crate) unsafe fn close(self) {
         // SAFETY: the caller guarantees that no transaction is left; consuming the handle ends every
         // other use.
         unsafe { mdb_env_close(self.env.as_ptr()) };
@@ -179,11 +171,11 @@ impl Handle {
     /// Whether this process is the one that opened the environment.
     #[inline]
     pub(crate) fn is_ours(&self) -> bool {
-        self.generation.is_current()
+        self.process.is_current()
     }
 
-    pub(crate) fn generation(&self) -> Generation {
-        self.generation
+    pub(crate) fn process(&self) -> ProcessMark {
+        self.process
     }
 
     /// Refuses everything in a forked child.
@@ -203,30 +195,23 @@ impl Handle {
         Bucket { dbi, env_id: self.id }
     }
 
-    /// A read transaction on the newest snapshot, from the pool if one is idle.
-    #[inline]
-    pub(crate) fn begin_read(&self) -> Result<(NonNull<MDB_txn>, SlotNumber), LmdbError> {
+    /// A read transaction on the newest snapshot, with a reader slot of its own.
+    pub(crate) fn begin_read(&self) -> Result<NonNull<MDB_txn>, LmdbError> {
         self.check_fork("beginning a read")?;
-        let slot = SlotNumber::of_this_thread();
-        if let Some(txn) = self.pool.take(slot)
-            && self.renew(txn).is_ok()
-        {
-            return Ok((txn, slot));
+        match self.try_begin_read() {
+            Err(MDB_READERS_FULL) => {}
+            other => return other.map_err(|code| self.begin_failed(code)),
         }
-        Ok((self.begin_new_read()?, slot))
+        // Dead readers keep their slots until somebody looks for them.
+        self.reader_check()?;
+        self.try_begin_read().map_err(|code| self.begin_failed(code))
     }
 
-    /// Lets go of the snapshot and keeps the transaction for the next read.
-    #[inline]
-    pub(crate) fn end_read(&self, txn: NonNull<MDB_txn>, slot: SlotNumber) {
-        if !self.is_ours() {
-            // The reader slot is the parent's: leave it alone.
-            return;
-        }
-        // SAFETY: the caller owned this live read transaction and gives it up here.
-        unsafe { mdb_txn_reset(txn.as_ptr()) };
-        if let Err(txn) = self.pool.put(slot, txn) {
-            // SAFETY: the pool gave it back, so nobody else has it.
+    /// Ends a read transaction and frees its reader slot.
+    pub(crate) fn end_read(&self, txn: NonNull<MDB_txn>) {
+        if self.is_ours() {
+            // SAFETY: the caller owned this read transaction and gives it up here. In a forked
+            // child the reader slot is the parent's, and is left alone.
             unsafe { mdb_txn_abort(txn.as_ptr()) };
         }
     }
@@ -266,23 +251,18 @@ impl Handle {
         LmdbError::ForeignBucket(self.place(doing))
     }
 
-    /// Renews an idle transaction; a failing one is gone afterwards.
+    /// Moves a reset transaction to the newest snapshot. After a failure it is reset still.
     #[inline]
-    fn renew(&self, txn: NonNull<MDB_txn>) -> Result<(), c_int> {
+    pub(crate) fn renew(&self, txn: NonNull<MDB_txn>) -> Result<(), c_int> {
         for _ in 0..MAX_RENEWALS {
-            // SAFETY: it came out of the pool, so it is ours alone, reset, and of this environment.
-            let code = unsafe { mdb_txn_renew(txn.as_ptr()) };
-            if code != MDB_SUCCESS {
-                self.discard(txn, code);
-                return Err(code);
-            }
+            // SAFETY: the caller owns it alone; it is reset, and of this environment.
+            check(unsafe { mdb_txn_renew(txn.as_ptr()) })?;
             if self.has_its_own_roots(txn) {
                 return Ok(());
             }
-            // SAFETY: live and ours alone.
+            // SAFETY: live and the caller's alone.
             unsafe { mdb_txn_reset(txn.as_ptr()) };
         }
-        self.discard(txn, MDB_PROBLEM);
         Err(MDB_PROBLEM)
     }
 
@@ -306,37 +286,6 @@ impl Handle {
         newest <= unsafe { mdb_txn_id(txn.as_ptr()) } + 1
     }
 
-    /// Gets rid of a reset transaction whose renewal failed.
-    #[cold]
-    fn discard(&self, txn: NonNull<MDB_txn>, code: c_int) {
-        if code == MDB_BAD_RSLOT {
-            // Somebody else has the reader slot, and abort would free it under them: leak those
-            // few bytes instead.
-            return;
-        }
-        // SAFETY: the caller owns it and gives it up.
-        unsafe { mdb_txn_abort(txn.as_ptr()) };
-    }
-
-    #[cold]
-    fn begin_new_read(&self) -> Result<NonNull<MDB_txn>, LmdbError> {
-        match self.try_begin_read() {
-            Err(MDB_READERS_FULL) => {}
-            other => return other.map_err(|code| self.begin_failed(code)),
-        }
-        if self.reader_check()? > 0
-            && let Ok(txn) = self.try_begin_read()
-        {
-            return Ok(txn);
-        }
-        while let Some(idle) = self.pool.take_any() {
-            if self.renew(idle).is_ok() {
-                return Ok(idle);
-            }
-        }
-        Err(self.begin_failed(MDB_READERS_FULL))
-    }
-
     fn try_begin_read(&self) -> Result<NonNull<MDB_txn>, c_int> {
         let mut txn: *mut MDB_txn = null_mut();
         // SAFETY: the environment is open, `txn` is a valid place. With MDB_NOTLS a thread may
@@ -347,7 +296,11 @@ impl Handle {
         if !self.has_its_own_roots(txn) {
             // SAFETY: live and ours alone.
             unsafe { mdb_txn_reset(txn.as_ptr()) };
-            self.renew(txn)?;
+            if let Err(code) = self.renew(txn) {
+                // SAFETY: ours alone, and used no more.
+                unsafe { mdb_txn_abort(txn.as_ptr()) };
+                return Err(code);
+            }
         }
         Ok(txn)
     }

@@ -19,8 +19,9 @@
 //!
 //! # Modules
 //! `env` opens and hands out transactions; `registry`, `open_lock` and `fork` keep the process and
-//! file-lock rules; `handle` owns the C environment; `pool` keeps idle reads; `txn`, `write` and
-//! `cursor` read and write; `inspect` looks from outside; `version` and `error` as named.
+//! file-lock rules; `reader_table` prepares `lock.mdb`; `handle` owns the C environment; `txn`,
+//! `write` and `cursor` read and write; `inspect` looks from outside; `mount`, `thread`, `version` and `error`
+//! as named.
 //!
 //! # The C functions in use (all of them; `sys` imports nothing else)
 //! `mdb_version`; `mdb_env_create`, `_open`, `_close`, `_info`, `_stat`, `_get_fd`,
@@ -94,11 +95,12 @@ mod error;
 mod fork;
 mod handle;
 mod inspect;
+mod mount;
 mod open_lock;
-mod pool;
 mod reader_table;
 mod registry;
 mod sys;
+mod thread;
 mod txn;
 mod version;
 mod write;
@@ -107,7 +109,10 @@ pub use bucket::{Bucket, Stat};
 pub use cursor::{Cursor, Pair, WriteCursor};
 pub use env::{Env, EnvOptions};
 pub use error::{LmdbError, Place};
+pub use fork::ProcessMark;
 pub use inspect::{EnvInfo, FreePages, ReaderSlot};
+pub use registry::close_skipped;
+pub use thread::thread_number;
 pub use txn::{MAX_KEY_BYTES, OwnedReadTxn, ReadTxn, Transaction};
 pub use version::{MIN_PATCH, library_version};
 pub use write::WriteTxn;

@@ -5,22 +5,22 @@
 //! dead. This module knows every environment the process has open, by device and inode of `data.mdb`.
 //!
 //! Invariants: an environment has at most one entry of the current fork generation; an entry
-//! outlives the LMDB handle; opens and closes happen one at a time, under the registry's lock. An
-//! environment whose close was skipped (see `open_lock`) stays here, parked, and is handed out
-//! again by the next open.
+//! outlives the LMDB handle; opens and closes happen one at a time, under the registry's lock. Who
+//! opens for reading what is open already gets a share of it. An environment whose close was
+//! skipped (see `open_lock`) stays here, parked, and is handed out again by the next open.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::LmdbError;
-use crate::env::EnvOptions;
+use crate::env::{EnvOptions, Shared};
 use crate::error::Place;
-use crate::fork::Generation;
+use crate::fork::ProcessMark;
 use crate::handle::{Handle, Mode};
 use crate::open_lock::OpenLock;
 
@@ -57,9 +57,11 @@ impl FileKey {
 struct Entry {
     key: FileKey,
     dir: PathBuf,
-    generation: Generation,
+    process: ProcessMark,
     /// Our own descriptors of the lock file, which a forked child inherits.
     descriptors: Vec<RawFd>,
+    /// The environment, while it is in use.
+    shared: Weak<Shared>,
     /// The environment, if its close was skipped.
     parked: Option<Box<Handle>>,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Registry(MutexGuard<'static, Vec<Entry>>);
 pub(crate) enum Known {
     /// Nothing: open it.
     No,
+    /// It is in use: take a share. One that is no longer there is about to be closed.
+    Open(Weak<Shared>),
     /// Its close was skipped: here it is again.
     Parked(Box<Handle>),
 }
@@ -78,7 +82,7 @@ pub(crate) enum Known {
 impl Registry {
     /// Locks the registry.
     pub(crate) fn lock(path: &Path) -> Result<Self, LmdbError> {
-        if !Generation::current().is_child() {
+        if !ProcessMark::current().is_child() {
             return Ok(Self(REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)));
         }
         // In a child the lock may be held for ever, by a parent's thread that is not here.
@@ -97,7 +101,8 @@ impl Registry {
         }
     }
 
-    /// Looks for the environment; one that is open, or parked with other options, is an error.
+    /// Looks for the environment. Opening for writing what is open, or parked with other options,
+    /// is an error.
     pub(crate) fn look_up(
         &mut self,
         key: FileKey,
@@ -121,13 +126,23 @@ impl Registry {
                     Err(LmdbError::AlreadyOpen { path })
                 }
             },
+            None if mode == Mode::Reader || entry.shared.strong_count() == 0 => {
+                Ok(Known::Open(entry.shared.clone()))
+            }
             None => Err(LmdbError::AlreadyOpen { path: entry.dir.clone() }),
+        }
+    }
+
+    /// Notes under which handle an environment is in use.
+    pub(crate) fn share(&mut self, key: FileKey, shared: Weak<Shared>) {
+        if let Some(position) = self.position(key) {
+            self.0[position].shared = shared;
         }
     }
 
     /// Refuses an environment whose lock file this process has open by other means.
     pub(crate) fn refuse_other_copies(&self, dir: &Path) -> Result<(), LmdbError> {
-        let inherited = self.0.iter().filter(|e| !e.generation.is_current());
+        let inherited = self.0.iter().filter(|e| !e.process.is_current());
         let known: Vec<RawFd> = inherited.flat_map(|e| e.descriptors.iter().copied()).collect();
         if descriptors_of(dir)?.iter().all(|fd| known.contains(fd)) {
             Ok(())
@@ -138,7 +153,7 @@ impl Registry {
 
     /// Records a new environment. Gives the handle back if, against all checks, the files were
     /// swapped meanwhile for ones that are open already.
-    pub(crate) fn add(&mut self, handle: &Handle) -> Result<(), LmdbError> {
+    pub(crate) fn add(&mut self, handle: &Handle) -> Result<FileKey, LmdbError> {
         let key = FileKey::of_open(handle)?;
         if let Some(position) = self.position(key) {
             return Err(LmdbError::AlreadyOpen { path: self.0[position].dir.clone() });
@@ -146,17 +161,22 @@ impl Registry {
         self.0.push(Entry {
             key,
             dir: handle.dir.clone(),
-            generation: handle.generation(),
+            process: handle.process(),
             descriptors: descriptors_of(&handle.dir)?,
+            shared: Weak::new(),
             parked: None,
         });
-        Ok(())
+        Ok(key)
     }
 
     /// Tries again to close what was parked.
     pub(crate) fn close_parked(&mut self) {
-        self.0.retain_mut(|entry| {
-            let Some(handle) = entry.parked.take_if(|_| entry.generation.is_current()) else {
+        Self::close_parked_in(&mut self.0);
+    }
+
+    fn close_parked_in(entries: &mut Vec<Entry>) {
+        entries.retain_mut(|entry| {
+            let Some(handle) = entry.parked.take_if(|_| entry.process.is_current()) else {
                 return true;
             };
             entry.parked = try_close(handle).err();
@@ -165,7 +185,17 @@ impl Registry {
     }
 
     fn position(&self, key: FileKey) -> Option<usize> {
-        self.0.iter().position(|e| e.key == key && e.generation.is_current())
+        self.0.iter().position(|e| e.key == key && e.process.is_current())
+    }
+}
+
+/// Tries again to close the environments whose close was skipped, because somebody was opening or
+/// closing at that moment. Until then they keep their files' disk space, also of removed files. The
+/// next open or close does this too; who neither opens nor closes calls it once in a while.
+pub fn close_skipped() {
+    // In a child the registry may be locked for ever.
+    if let (false, Ok(mut registry)) = (ProcessMark::current().is_child(), REGISTRY.try_lock()) {
+        Registry::close_parked_in(&mut registry);
     }
 }
 

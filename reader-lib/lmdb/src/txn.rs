@@ -2,10 +2,9 @@
 //!
 //! Invariants: a slice or cursor borrows its transaction, so it cannot outlive the snapshot; a
 //! read transaction is used by one thread at a time (`Send`, not `Sync`), which MDB_NOTLS allows;
-//! ending one gives it to the pool; in a forked child nothing is touched.
+//! one that is reset gives errors, not data; in a forked child nothing is touched.
 
 use std::ffi::{c_int, c_void};
-use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 
 use nix::libc;
@@ -14,8 +13,9 @@ use crate::bucket::{self, Stat};
 use crate::cursor::Cursor;
 use crate::env::Env;
 use crate::handle::Handle;
-use crate::pool::SlotNumber;
-use crate::sys::{MDB_NOTFOUND, MDB_SUCCESS, MDB_txn, MDB_val, mdb_get, mdb_txn_id};
+use crate::sys::{
+    MDB_BAD_RSLOT, MDB_NOTFOUND, MDB_SUCCESS, MDB_txn, MDB_val, mdb_get, mdb_txn_id, mdb_txn_reset,
+};
 use crate::{Bucket, LmdbError};
 
 /// The longest key LMDB stores.
@@ -40,8 +40,8 @@ pub trait Transaction: sealed::Raw {
         // number; both places outlive the call.
         match unsafe { mdb_get(self.txn().as_ptr(), bucket.dbi, &raw mut key, &raw mut value) } {
             // SAFETY: LMDB points at the value in the map or in a dirty page, where it stays
-            // unchanged until the transaction ends or writes; both need `&mut` or ownership of
-            // what the slice borrows.
+            // unchanged until the transaction ends, is reset or writes; each needs `&mut` or
+            // ownership of what the slice borrows.
             MDB_SUCCESS => Ok(Some(unsafe { slice_of(value) })),
             MDB_NOTFOUND => Ok(None),
             code => Err(bucket_failure(handle, code, "getting a key")),
@@ -66,7 +66,8 @@ pub trait Transaction: sealed::Raw {
         unsafe { bucket::stat(self.handle(), self.txn(), bucket) }
     }
 
-    /// The snapshot's number: that of the last commit it sees, or of the one being written.
+    /// The snapshot's number: that of the last commit it sees, or of the one being written. It
+    /// means nothing while an [`OwnedReadTxn`] is reset.
     fn txn_id(&self) -> u64 {
         // SAFETY: the transaction is live; the call only reads a field.
         unsafe { mdb_txn_id(self.txn().as_ptr()) as u64 }
@@ -87,13 +88,11 @@ pub(crate) mod sealed {
 
 /// A read transaction: one consistent snapshot. Ends, and lets its pages go, when dropped.
 ///
-/// Keep it short: the pages it sees cannot be reused by the writer.
+/// Keep it short: the pages it sees cannot be reused by the writer. To read often, keep an
+/// [`OwnedReadTxn`] and renew it: that takes no lock and no new reader slot.
 pub struct ReadTxn<'env> {
     txn: NonNull<MDB_txn>,
-    slot: SlotNumber,
-    /// A pointer, so that [`OwnedReadTxn`] may keep the environment beside it.
-    handle: NonNull<Handle>,
-    _env: PhantomData<&'env Handle>,
+    handle: &'env Handle,
 }
 
 // SAFETY: with MDB_NOTLS a read transaction may move between threads as long as one at a time
@@ -101,19 +100,15 @@ pub struct ReadTxn<'env> {
 unsafe impl Send for ReadTxn<'_> {}
 
 impl<'env> ReadTxn<'env> {
-    #[inline]
     pub(crate) fn begin(handle: &'env Handle) -> Result<Self, LmdbError> {
-        let (txn, slot) = handle.begin_read()?;
-        Ok(Self { txn, slot, handle: NonNull::from(handle), _env: PhantomData })
+        Ok(Self { txn: handle.begin_read()?, handle })
     }
 }
 
 impl sealed::Raw for ReadTxn<'_> {
     #[inline]
     fn handle(&self) -> &Handle {
-        // SAFETY: `'env` borrows the environment, or `OwnedReadTxn` owns it; a handle's address
-        // is fixed while it is open.
-        unsafe { self.handle.as_ref() }
+        self.handle
     }
     #[inline]
     fn txn(&self) -> NonNull<MDB_txn> {
@@ -124,9 +119,8 @@ impl sealed::Raw for ReadTxn<'_> {
 impl Transaction for ReadTxn<'_> {}
 
 impl Drop for ReadTxn<'_> {
-    #[inline]
     fn drop(&mut self) {
-        sealed::Raw::handle(self).end_read(self.txn, self.slot);
+        self.handle.end_read(self.txn);
     }
 }
 
@@ -136,20 +130,69 @@ impl std::fmt::Debug for ReadTxn<'_> {
     }
 }
 
-/// A read transaction that owns a share of its environment, for snapshots that travel.
-#[derive(Debug)]
+/// A read transaction that owns a share of its environment, and that can be used again: between
+/// [`reset`](Self::reset) and [`renew`](Self::renew) it keeps its reader slot and no snapshot.
+///
+/// While it is reset, reading is an error.
 pub struct OwnedReadTxn {
-    // Declared first, so dropped first: it points into `env`.
-    txn: ReadTxn<'static>,
+    txn: NonNull<MDB_txn>,
+    state: State,
     env: Env,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Shows a snapshot.
+    Live,
+    /// Shows none; holds its reader slot.
+    Reset,
+    /// Somebody else has its reader slot, and ending it would free the slot under them.
+    Lost,
+}
+
+// SAFETY: as for `ReadTxn`.
+unsafe impl Send for OwnedReadTxn {}
+
 impl OwnedReadTxn {
     pub(crate) fn begin(env: Env) -> Result<Self, LmdbError> {
-        let (txn, slot) = env.handle().begin_read()?;
-        // `'static` is ours to promise: `env` keeps the handle, and nobody gets `txn` out.
-        let txn = ReadTxn { txn, slot, handle: NonNull::from(env.handle()), _env: PhantomData };
-        Ok(Self { txn, env })
+        Ok(Self { txn: env.handle().begin_read()?, state: State::Live, env })
+    }
+
+    /// Lets go of the snapshot and keeps the reader slot. Nothing when it is reset already.
+    #[inline]
+    pub fn reset(&mut self) {
+        if self.state == State::Live && self.env.handle().is_ours() {
+            // SAFETY: live and ours alone; `&mut self` means that nothing borrows its pages.
+            unsafe { mdb_txn_reset(self.txn.as_ptr()) };
+            self.state = State::Reset;
+        }
+    }
+
+    /// Moves to the newest snapshot.
+    ///
+    /// # Errors
+    /// [`LmdbError::Forked`], [`LmdbError::MapResized`], [`LmdbError::BadReaderSlot`] or what LMDB
+    /// says. It is reset afterwards; begin a new one instead.
+    #[inline]
+    pub fn renew(&mut self) -> Result<(), LmdbError> {
+        let doing = "renewing a read";
+        self.env.handle().check_fork(doing)?;
+        self.reset();
+        match self.env.handle().renew(self.txn) {
+            Ok(()) => {
+                self.state = State::Live;
+                Ok(())
+            }
+            Err(code) => Err(self.renewal_failed(code, doing)),
+        }
+    }
+
+    #[cold]
+    fn renewal_failed(&mut self, code: c_int, doing: &'static str) -> LmdbError {
+        if code == MDB_BAD_RSLOT {
+            self.state = State::Lost;
+        }
+        self.env.handle().fail(code, doing)
     }
 
     /// The environment it reads.
@@ -166,11 +209,25 @@ impl sealed::Raw for OwnedReadTxn {
     }
     #[inline]
     fn txn(&self) -> NonNull<MDB_txn> {
-        self.txn.txn
+        self.txn
     }
 }
 
 impl Transaction for OwnedReadTxn {}
+
+impl Drop for OwnedReadTxn {
+    fn drop(&mut self) {
+        if self.state != State::Lost {
+            self.env.handle().end_read(self.txn);
+        }
+    }
+}
+
+impl std::fmt::Debug for OwnedReadTxn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnedReadTxn").field("state", &self.state).finish_non_exhaustive()
+    }
+}
 
 /// An `MDB_val` for LMDB to fill.
 pub(crate) const EMPTY: MDB_val = MDB_val { mv_size: 0, mv_data: null_mut() };

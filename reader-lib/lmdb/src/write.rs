@@ -15,11 +15,11 @@ use nix::libc::{EIO, ENOSPC};
 use crate::cursor::WriteCursor;
 use crate::env::open_dbi;
 use crate::handle::{Handle, Mode, NO_WRITER};
-use crate::pool::thread_number;
 use crate::sys::{
     MDB_APPEND, MDB_CREATE, MDB_NOTFOUND, MDB_PANIC, MDB_SUCCESS, MDB_txn, mdb_del, mdb_drop,
     mdb_put, mdb_txn_abort, mdb_txn_begin, mdb_txn_commit,
 };
+use crate::thread::thread_number;
 use crate::txn::{MAX_KEY_BYTES, Transaction, bucket_failure, sealed, value_of};
 use crate::{Bucket, LmdbError};
 

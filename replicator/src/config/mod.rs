@@ -160,6 +160,10 @@ pub struct Limits {
     /// Reader slots of the environment; every process that reads takes at least one. Default
     /// 4096, 16 to 65,536. The same on both sides of the map, fixed per generation.
     pub max_readers: u32,
+    /// A snapshot that is held for longer, while others are written, is a warning in the log with
+    /// the process's number and program: it keeps freed pages from being used again. Default 10;
+    /// 1 to 86,400.
+    pub reader_warn_seconds: u64,
     /// Address space of the map, fixed per generation. Default 16 GiB; a multiple of 4096; at
     /// least `max_db_bytes` + `retention.bytes` + 4 × `batch.max_bytes`, because data, log and a
     /// few batches of freed pages live in it together. It costs address space, not memory.
@@ -238,6 +242,7 @@ impl Default for Limits {
             max_value_bytes: VALUE_DEFAULT_MAX_BYTES as u64,
             max_db_bytes: 8 * GIB,
             max_readers: 4096,
+            reader_warn_seconds: 10,
             map_bytes: 16 * GIB,
             max_downstreams: 1000,
             max_clients: 1000,

@@ -59,6 +59,8 @@ impl Config {
              max_value_bytes = {max_value_bytes}\n\
              max_db_bytes = {max_db_bytes}\n\
              max_readers = {max_readers}\n\
+             # A snapshot that is held for longer is a warning that names the process.\n\
+             reader_warn_seconds = {reader_warn_seconds}\n\
              # Address space, not memory: data, log and a few batches live in it.\n\
              map_bytes = {map_bytes}\n\
              max_downstreams = {max_downstreams}\n\
@@ -97,6 +99,7 @@ impl Config {
             max_value_bytes = limits.max_value_bytes,
             max_db_bytes = limits.max_db_bytes,
             max_readers = limits.max_readers,
+            reader_warn_seconds = limits.reader_warn_seconds,
             map_bytes = limits.map_bytes,
             max_downstreams = limits.max_downstreams,
             max_clients = limits.max_clients,

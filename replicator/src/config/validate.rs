@@ -61,6 +61,7 @@ impl Config {
         within("retention.bytes", self.retention.bytes, MIB, 1 << 60)?;
         within("limits.max_db_bytes", limits.max_db_bytes, MIB, 1 << 60)?;
         within("limits.max_readers", u64::from(limits.max_readers), 16, 65_536)?;
+        within("limits.reader_warn_seconds", limits.reader_warn_seconds, 1, 86_400)?;
         within("limits.max_downstreams", limits.max_downstreams as u64, 0, 100_000)?;
         within("limits.max_clients", limits.max_clients as u64, 1, 100_000)?;
         within("root.heartbeat_ms", self.root.heartbeat_ms, 100, 60_000)?;
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn bounds_and_relations() {
         type Change = fn(&mut Config);
-        let wrong: [(&str, Change); 18] = [
+        let wrong: [(&str, Change); 19] = [
             ("name", |c| c.name = "a b".to_owned()),
             ("site", |c| c.site = "ä".to_owned()),
             ("data_dir", |c| c.data_dir = PathBuf::from("data")),
@@ -200,6 +201,7 @@ mod tests {
             ("limits.map_bytes", |c| c.limits.map_bytes = (16 << 30) + 1),
             ("limits.map_bytes", |c| c.limits.map_bytes = 8 << 30),
             ("limits.max_readers", |c| c.limits.max_readers = 1),
+            ("limits.reader_warn_seconds", |c| c.limits.reader_warn_seconds = 0),
             ("root.peers", |c| c.root.peers = vec!["localhost:1".parse().unwrap()]),
             ("upstream", |c| c.upstream.primary = vec!["localhost:1".parse().unwrap()]),
             ("tls", |c| c.tls.ca = Some(PathBuf::from("/ca"))),

@@ -15,6 +15,7 @@ mod logging;
 mod node;
 mod notify;
 mod outlets;
+mod readers;
 mod replica_log;
 mod replication;
 
@@ -23,7 +24,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quicksilver::Reader;
 use quicksilver_format::{HistoryId, Index, ProcessId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 
 use self::node::{LastError, Replicator};
 use self::outlets::{Aftermath, ReplicaOutlet, RootOutlet};
+use self::readers::ReadersView;
 use self::replica_log::StoredLog;
 use self::replication::Replication;
 use crate::config::{Config, Role};
@@ -46,8 +47,6 @@ use crate::store::{Retention, Sizes, Store, writer};
 
 /// How long connections get to finish after the doors were closed.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the pages of a reader that died in a transaction stay held back, at most.
-const READER_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// Threads that serve sockets. Reads are microseconds; more would only contend.
 const NETWORK_THREADS: usize = 4;
 
@@ -134,7 +133,7 @@ impl Daemon {
             role = config.role.as_str(), dir = %config.data_dir.display(),
             index = %store.end().index, "opened"
         );
-        let reader = store.reader();
+        let reader = store.reader()?;
         let had_data = store.end().index != Index::ZERO;
         let last_error = LastError::default();
         let (log, durable) = StoredLog::new(&store);
@@ -195,6 +194,7 @@ impl Daemon {
             replication: replication.view(),
             last_error: last_error.clone(),
             had_data,
+            readers: ReadersView::default(),
             prometheus,
         });
         Ok(Daemon { config, sockets, replicator, replication, stopped, writer, last_error })
@@ -228,7 +228,9 @@ impl Daemon {
         }
         notify::notify("READY=1");
         tokio::spawn(watchdog(node));
-        tokio::spawn(clear_dead_readers(self.replicator.reader.clone()));
+        let bound = Duration::from_secs(self.config.limits.reader_warn_seconds);
+        let (reader, view) = (self.replicator.reader.clone(), self.replicator.readers.clone());
+        tokio::spawn(readers::watch(reader, view, bound));
         let _ = self.stopped.wait_for(|stopping| *stopping).await;
         self.end(tasks).await
     }
@@ -258,20 +260,6 @@ impl Daemon {
         }
         tracing::info!("stopped");
         Ok(())
-    }
-}
-
-/// Frees the slots, and with them the pages, of readers that died in a transaction.
-async fn clear_dead_readers(reader: Reader) {
-    let mut ticks = tokio::time::interval(READER_CHECK_INTERVAL);
-    loop {
-        ticks.tick().await;
-        // It takes a lock of the environment, but only for microseconds.
-        match reader.environment().env.reader_check() {
-            Ok(0) => {}
-            Ok(dead) => tracing::info!(dead, "freed the slots of readers that died"),
-            Err(e) => tracing::warn!(error = %e, "dead readers could not be looked for"),
-        }
     }
 }
 

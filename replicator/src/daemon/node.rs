@@ -11,6 +11,7 @@ use quicksilver_format::status::NodeState;
 use quicksilver_lmdb::Transaction;
 use tokio::sync::watch;
 
+use super::readers::ReadersView;
 use super::replication::ReplicationView;
 use crate::config::{Config, Role};
 use crate::metrics::{self, Gauges};
@@ -49,6 +50,8 @@ pub(super) struct Replicator {
     pub(super) last_error: LastError,
     /// Whether there was data when the process started.
     pub(super) had_data: bool,
+    /// Who reads, as of the last look.
+    pub(super) readers: ReadersView,
     /// Renders the metrics.
     pub(super) prometheus: PrometheusHandle,
 }
@@ -68,12 +71,6 @@ impl Replicator {
             -((heartbeat_us - now_us) as f64)
         };
         Some(microseconds / 1e6)
-    }
-
-    fn oldest_index(&self) -> Option<Index> {
-        let environment = self.reader.environment();
-        let txn = environment.env.read().ok()?;
-        environment.log_state(&txn).ok().map(|log| log.oldest)
     }
 }
 
@@ -95,14 +92,14 @@ impl Node for Replicator {
     }
 
     fn read_many(&self, reads: &[TxOp], max_bytes: usize) -> Result<Vec<OpAnswer>, ReadError> {
-        let environment = self.reader.environment();
-        let txn = environment.env.read().map_err(lmdb_error)?;
+        let snapshot = self.reader.snapshot().map_err(read_error)?;
+        let (environment, txn) = (snapshot.environment(), snapshot.transaction());
         let mut held_bytes = 0;
         let mut answers = Vec::with_capacity(reads.len());
         for read in reads {
             answers.push(match read {
                 TxOp::Get { key } => {
-                    let value = environment.value(&txn, key).map_err(read_error)?;
+                    let value = environment.value(txn, key).map_err(read_error)?;
                     held_bytes += value.as_ref().map_or(0, |value| value.len());
                     if held_bytes > max_bytes {
                         return Err(ReadError::reply_too_large(max_bytes));
@@ -110,7 +107,7 @@ impl Node for Replicator {
                     OpAnswer::Value(value.map(|value| Bytes::from(value.into_vec())))
                 }
                 TxOp::Length { key } => {
-                    let cell = environment.cell(&txn, key).map_err(read_error)?;
+                    let cell = environment.cell(txn, key).map_err(read_error)?;
                     OpAnswer::Length(cell.map(|cell| cell.value_bytes().into()))
                 }
                 TxOp::Set { .. } | TxOp::Del { .. } => return Err(ReadError::not_a_read()),
@@ -125,8 +122,8 @@ impl Node for Replicator {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, ReadError> {
-        let environment = self.reader.environment();
-        let txn = environment.env.read().map_err(lmdb_error)?;
+        let snapshot = self.reader.snapshot().map_err(read_error)?;
+        let (environment, txn) = (snapshot.environment(), snapshot.transaction());
         let mut cursor = txn.cursor(environment.data).map_err(lmdb_error)?;
         let mut next = match after {
             Some(after) => match cursor.seek(after).map_err(lmdb_error)? {
@@ -149,9 +146,9 @@ impl Node for Replicator {
     fn log(&self, from: Index, limit: usize, max_bytes: usize) -> Result<Vec<LogLine>, ReadError> {
         /// Records are read a few at a time, so that a small answer costs little.
         const RECORD_BYTES_AT_ONCE: usize = 256 << 10;
-        let environment = self.reader.environment();
-        let txn = environment.env.read().map_err(lmdb_error)?;
-        let state = environment.log_state(&txn).map_err(read_error)?;
+        let snapshot = self.reader.snapshot().map_err(read_error)?;
+        let (environment, txn) = (snapshot.environment(), snapshot.transaction());
+        let state = environment.log_state(txn).map_err(read_error)?;
         let from = from.max(Index::FIRST);
         if from < state.oldest {
             let message = format!("entry {from} was collected; the log begins at {}", state.oldest);
@@ -160,7 +157,7 @@ impl Node for Replicator {
         let (mut lines, mut bytes, mut next) = (Vec::new(), 0, from);
         while next <= state.last.index && lines.len() < limit && bytes < max_bytes {
             let before = next.previous();
-            let records = log::read_after(environment, &txn, before, RECORD_BYTES_AT_ONCE);
+            let records = log::read_after(environment, txn, before, RECORD_BYTES_AT_ONCE);
             for record in records.map_err(read_error)? {
                 let batch = record.decode().map_err(read_error)?;
                 for (index, entry) in batch.entries().filter(|(index, _)| *index >= from) {
@@ -208,26 +205,18 @@ impl Node for Replicator {
 
     fn status(&self) -> NodeStatus {
         let status = self.reader.status();
-        let environment = self.reader.environment();
-        let identity = environment
-            .env
-            .read()
-            .map_err(quicksilver::Error::from)
-            .and_then(|txn| environment.identity(&txn));
         let mut out = NodeStatus {
             name: self.config.name.clone(),
             db_id: self.config.db_id.to_string(),
             node_id: self.config.node_id.to_string(),
             role: self.config.role.as_str().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: environment.generation.get(),
             lag_seconds: self.signed_lag_seconds().map(|lag| lag.max(0.0)),
             upstream: self.replication.upstream(),
             downstreams: self.replication.downstreams(),
             pid: std::process::id(),
-            history: identity.map(|identity| identity.history.to_string()).unwrap_or_default(),
-            oldest_index: self.oldest_index().map_or(0, Index::get),
             last_error: self.last_error.get(),
+            readers: self.readers.get(),
             ..NodeStatus::default()
         };
         match status {
@@ -238,6 +227,9 @@ impl Node for Replicator {
                 out.digest = status.digest.to_string();
                 out.keys = status.keys;
                 out.bytes = status.bytes;
+                out.generation = status.generation.get();
+                out.history = status.history.to_string();
+                out.oldest_index = status.oldest_index.get();
             }
             Err(e) => out.last_error = Some(e.to_string()),
         }
@@ -265,7 +257,7 @@ impl Node for Replicator {
             metrics::set(&Gauges {
                 state: status.state().unwrap_or(NodeState::Starting),
                 index: status.position.index.get(),
-                oldest_index: self.oldest_index().map_or(0, Index::get),
+                oldest_index: status.oldest_index.get(),
                 keys: status.keys,
                 data_bytes: status.bytes,
                 upstream_connected: self.replication.upstream().map(|upstream| upstream.connected),

@@ -182,6 +182,8 @@ pub struct NodeStatus {
     pub bytes: u64,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+    /// Who reads the node's memory, as of the last look, seconds ago; `null` before the first.
+    pub readers: Option<ReadersStatus>,
 }
 
 /// The followed node.
@@ -199,6 +201,30 @@ pub struct UpstreamStatus {
     pub path: Vec<String>,
     /// Why the last session ended.
     pub last_error: Option<String>,
+}
+
+/// The reader table.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ReadersStatus {
+    /// Slots that are taken, idle ones included.
+    pub used: u32,
+    /// Slots that there are, `limits.max_readers`.
+    pub limit: u32,
+    /// Who holds the snapshot that is behind most; `null` when none is behind.
+    pub oldest: Option<OldestReader>,
+}
+
+/// A process that holds an old snapshot.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct OldestReader {
+    /// The process, numbered as in its own PID namespace.
+    pub pid: u32,
+    /// Its program, where it can be seen.
+    pub name: Option<String>,
+    /// How long its snapshot has been seen behind the newest commit.
+    pub age_seconds: f64,
+    /// How many commits it is behind.
+    pub lag_commits: u64,
 }
 
 /// One following node.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use quicksilver::Error as ReadError;
+use quicksilver::build::BuildError;
 use quicksilver_format::FormatError;
 
 use super::client::{ClientError, ServerCode};
@@ -79,6 +80,9 @@ pub(super) enum Error {
         /// What.
         path: PathBuf,
     },
+    /// A database could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// An import that stopped on its way.
     #[error("{source}\n{progress}")]
     Import {
@@ -107,6 +111,9 @@ impl Error {
             Error::Usage(_) | Error::File { .. } | Error::Line { .. } => Exit::Usage,
             Error::Config(_) | Error::ConfigFile(_) => Exit::Usage,
             Error::Exists { .. } => Exit::Refused,
+            Error::Build(BuildError::Reader(e)) => of_read(e),
+            Error::Build(BuildError::Page { .. }) => Exit::Unavailable,
+            Error::Build(_) => Exit::Refused,
             Error::Read(e) => of_read(e),
             Error::Client(e) => of_client(e),
             Error::EveryServer(errors) => of_all(errors),

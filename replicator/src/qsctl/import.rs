@@ -7,23 +7,21 @@
 //! * what is in flight is bounded in commands and bytes.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use quicksilver_format::limits::{KEY_MAX_BYTES, VALUE_HARD_MAX_BYTES, check_key};
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount, ProgressBar};
 use serde_json::json;
 
+use super::Context;
 use super::client::{ClientError, Command, Connection, Receiver, Reply};
 use super::error::{Error, Exit};
-use super::pairs::{self, Format, Pair};
+use super::lines::{self, LineArgs, Lines};
 use super::target::{self, Kind, first_that_answers};
-use super::{Context, files};
 use crate::net::listen::Address;
 
 /// Bytes of keys and values after which an MSET is sent, however few its pairs.
@@ -33,9 +31,6 @@ const BATCH_BYTES: usize = 1 << 20;
 const IN_FLIGHT_COMMANDS: usize = 128;
 /// Most bytes of keys and values in flight, unless a single MSET has more.
 const IN_FLIGHT_BYTES: usize = 64 << 20;
-/// Longest line: every byte of the longest pair as a six-character escape of JSON, and framing.
-const LINE_MAX_BYTES: usize = 6 * (VALUE_HARD_MAX_BYTES + KEY_MAX_BYTES) + 1024;
-const READ_BYTES: usize = 1 << 20;
 const NOT_OK: &str = "to MSET, expected OK";
 
 /// Arguments of `import`.
@@ -43,12 +38,8 @@ const NOT_OK: &str = "to MSET, expected OK";
 pub(super) struct ImportArgs {
     /// The file, or - for standard input.
     file: PathBuf,
-    /// How the lines look; auto goes by the file's extension or the first byte.
-    #[arg(long, value_enum, default_value = "auto")]
-    format: FormatArg,
-    /// In tsv, take a backslash literally and everything after the first tab as the value.
-    #[arg(long)]
-    raw: bool,
+    #[command(flatten)]
+    lines: LineArgs,
     /// Most pairs of one MSET, which is stored whole or not at all.
     #[arg(long, value_name = "PAIRS", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=65_535))]
@@ -58,18 +49,11 @@ pub(super) struct ImportArgs {
     skip: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FormatArg {
-    Auto,
-    Tsv,
-    Jsonl,
-}
-
 pub(super) fn run(args: ImportArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
     let started = Instant::now();
     let addresses = context.target.servers()?;
-    let (input, input_bytes) = open(&args.file)?;
-    let bar = progress_bar(input_bytes);
+    let (input, input_bytes) = lines::open(&args.file)?;
+    let bar = lines::progress_bar(input_bytes);
     let (done, result) = import(&args, input, addresses, &bar);
     bar.finish_and_clear();
     let mut connection = result.map_err(|source| Error::Import {
@@ -117,30 +101,6 @@ fn progress(args: &ImportArgs, done: &Amount, error: &Error) -> String {
     format!("{acknowledged}{beyond}\nto go on: the same command with --skip {lines}")
 }
 
-fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), Error> {
-    if path == Path::new("-") {
-        return Ok((Box::new(io::stdin()), None));
-    }
-    let file: File = files::open(path)?;
-    let meta = file.metadata().map_err(Error::file(path))?;
-    Ok((Box::new(file), meta.is_file().then_some(meta.len())))
-}
-
-/// On stderr, and only when that is a terminal.
-fn progress_bar(input_bytes: Option<u64>) -> ProgressBar {
-    let (bar, template) = match input_bytes {
-        Some(bytes) => (
-            ProgressBar::new(bytes),
-            "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left, {msg} entries",
-        ),
-        None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}, {msg} entries"),
-    };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
 /// Imports everything; what is acknowledged is told also when it fails.
 fn import(
     args: &ImportArgs,
@@ -148,7 +108,11 @@ fn import(
     addresses: &[Address],
     bar: &ProgressBar,
 ) -> (Amount, Result<Connection, Error>) {
-    let lines = match Lines::new(args, input) {
+    let lines = Lines::new(&args.file, &args.lines, input).and_then(|mut lines| {
+        lines.skip(args.skip)?;
+        Ok(lines)
+    });
+    let lines = match lines {
         Ok(lines) => lines,
         Err(error) => return (Amount::default(), Err(error)),
     };
@@ -371,114 +335,6 @@ impl<R: Read> Iterator for Batches<R> {
             }
         }
         (batch.amount.entries > 0).then_some(batch)
-    }
-}
-
-struct Line {
-    /// `None` for a blank line.
-    pair: Option<Pair>,
-    input_bytes: u64,
-}
-
-/// The input as pairs.
-struct Lines<R> {
-    input: BufReader<R>,
-    name: String,
-    format: Format,
-    raw: bool,
-    line: Vec<u8>,
-    /// The last line that was read.
-    number: u64,
-    /// Bytes of skipped lines, counted with the next one.
-    skipped_bytes: u64,
-}
-
-impl<R: Read> Lines<R> {
-    fn new(args: &ImportArgs, input: R) -> Result<Self, Error> {
-        let name = match args.file.to_str() {
-            Some("-") => "standard input".to_owned(),
-            _ => args.file.display().to_string(),
-        };
-        let mut lines = Lines {
-            input: BufReader::with_capacity(READ_BYTES, input),
-            name,
-            format: Format::Tsv,
-            raw: args.raw,
-            line: Vec::new(),
-            number: 0,
-            skipped_bytes: 0,
-        };
-        lines.format = match args.format {
-            FormatArg::Tsv => Format::Tsv,
-            FormatArg::Jsonl => Format::Jsonl,
-            FormatArg::Auto => lines.detect(&args.file)?,
-        };
-        if args.raw && lines.format == Format::Jsonl {
-            return Err(Error::Usage("--raw is for tsv; this is jsonl".to_owned()));
-        }
-        while lines.number < args.skip {
-            if !lines.read_line()? {
-                return Err(Error::Usage(format!(
-                    "--skip {}: {} has only {} lines",
-                    args.skip, lines.name, lines.number
-                )));
-            }
-            lines.skipped_bytes += lines.line.len() as u64;
-        }
-        Ok(lines)
-    }
-
-    fn detect(&mut self, file: &Path) -> Result<Format, Error> {
-        match file.extension().and_then(|extension| extension.to_str()) {
-            Some("tsv" | "txt") => return Ok(Format::Tsv),
-            Some("jsonl" | "ndjson" | "json") => return Ok(Format::Jsonl),
-            _ if self.raw => return Ok(Format::Tsv),
-            _ => {}
-        }
-        let first = self.input.fill_buf().map_err(Error::file(&self.name))?.first();
-        Ok(if first == Some(&b'{') { Format::Jsonl } else { Format::Tsv })
-    }
-
-    /// Reads a line, with its end; `false` at the end of the input.
-    fn read_line(&mut self) -> Result<bool, Error> {
-        self.line.clear();
-        let most = LINE_MAX_BYTES as u64;
-        let input = self.input.by_ref();
-        let read = input.take(most).read_until(b'\n', &mut self.line);
-        if read.map_err(Error::file(&self.name))? == 0 {
-            return Ok(false);
-        }
-        self.number += 1;
-        if self.line.len() == LINE_MAX_BYTES && !self.line.ends_with(b"\n") {
-            return Err(self.bad("longer than any pair can be".to_owned()));
-        }
-        Ok(true)
-    }
-
-    fn bad(&self, problem: String) -> Error {
-        Error::Line { input: self.name.clone(), line: self.number, problem }
-    }
-
-    /// The next line, or `None` at the end of the input.
-    fn next(&mut self) -> Result<Option<Line>, Error> {
-        if !self.read_line()? {
-            return Ok(None);
-        }
-        let input_bytes = self.line.len() as u64 + std::mem::take(&mut self.skipped_bytes);
-        let content = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-        if content.is_empty() {
-            return Ok(Some(Line { pair: None, input_bytes }));
-        }
-        let pair = match self.raw {
-            true => pairs::decode_raw(content),
-            false => self.format.decode(content),
-        };
-        let (key, value) = pair.map_err(|problem| self.bad(problem))?;
-        check_key(&key).map_err(|e| self.bad(e.to_string()))?;
-        if value.len() > VALUE_HARD_MAX_BYTES {
-            return Err(self.bad(format!("value of more than {VALUE_HARD_MAX_BYTES} bytes")));
-        }
-        Ok(Some(Line { pair: Some((key, value)), input_bytes }))
     }
 }
 

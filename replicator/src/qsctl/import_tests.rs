@@ -4,10 +4,15 @@
 
 use super::*;
 use crate::qsctl::fake::{Fake, Request};
-use proptest::prelude::*;
+use crate::qsctl::lines::FormatArg;
 
 fn args(batch: u32, skip: u64) -> ImportArgs {
-    ImportArgs { file: "-".into(), format: FormatArg::Auto, raw: false, batch, skip }
+    ImportArgs {
+        file: "-".into(),
+        lines: LineArgs { format: FormatArg::Auto, raw: false },
+        batch,
+        skip,
+    }
 }
 
 fn lines(n: usize) -> String {
@@ -132,40 +137,4 @@ fn a_first_batch_whose_fate_is_unknown_is_not_sent_elsewhere() {
     assert_eq!(amount, Amount::default());
     assert_eq!(result.unwrap_err().exit(), Exit::Unavailable);
     assert!(other.seen.lock().unwrap().is_empty());
-}
-
-#[test]
-fn formats_are_told_apart() {
-    let detected = |file: &str, input: &str| {
-        let args = ImportArgs { file: file.into(), ..args(1, 0) };
-        Lines::new(&args, input.as_bytes()).unwrap().format
-    };
-    assert_eq!(detected("-", "{\"key\""), Format::Jsonl);
-    assert_eq!(detected("-", "key\t"), Format::Tsv);
-    assert_eq!(detected("x.tsv", "{\"key\""), Format::Tsv);
-    assert_eq!(detected("x.ndjson", ""), Format::Jsonl);
-}
-
-fn any_pairs() -> impl Strategy<Value = Vec<Pair>> {
-    let key = prop::collection::vec(any::<u8>(), 1..40);
-    let value = prop::collection::vec(any::<u8>(), 0..200);
-    prop::collection::vec((key, value), 1..40)
-}
-
-proptest! {
-    #[test]
-    fn what_export_writes_import_reads(expected in any_pairs(), format in prop::sample::select(vec![Format::Tsv, Format::Jsonl])) {
-        let mut text = Vec::new();
-        for (key, value) in &expected {
-            format.encode(key, value, &mut text);
-        }
-        let format = if format == Format::Tsv { FormatArg::Tsv } else { FormatArg::Jsonl };
-        let args = ImportArgs { format, ..args(1, 0) };
-        let mut lines = Lines::new(&args, &text[..]).unwrap();
-        let mut found = Vec::new();
-        while let Some(line) = lines.next().unwrap() {
-            found.push(line.pair.unwrap());
-        }
-        prop_assert_eq!(found, expected);
-    }
 }

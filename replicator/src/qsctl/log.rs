@@ -66,10 +66,8 @@ pub(super) fn watch(args: WatchArgs, context: &mut Context<'_>) -> Result<Exit, 
 
 /// The oldest entry that is there and the last that is visible.
 fn bounds(reader: &Reader) -> Result<(Index, Index), Error> {
-    let environment = reader.environment();
-    let txn = environment.env.read().map_err(quicksilver::Error::from)?;
-    let oldest = environment.log_state(&txn)?.oldest;
-    Ok((oldest, environment.applied(&txn)?.position.index))
+    let status = reader.status()?;
+    Ok((status.oldest_index, status.position.index))
 }
 
 fn follow(
@@ -112,12 +110,12 @@ fn follow(
 
 /// Records from `next` on, the oldest index that is there and the last that is visible.
 fn read(reader: &Reader, next: Index) -> Result<(Vec<log::Record>, Index, Index), Error> {
-    let environment = reader.environment();
-    let txn = environment.env.read().map_err(quicksilver::Error::from)?;
-    let oldest = environment.log_state(&txn)?.oldest;
-    let last = environment.applied(&txn)?.position.index;
+    let snapshot = reader.snapshot()?;
+    let (environment, txn) = (snapshot.environment(), snapshot.transaction());
+    let oldest = environment.log_state(txn)?.oldest;
+    let last = snapshot.index();
     let records = if next <= last && next >= oldest {
-        let records = log::read_after(environment, &txn, next.previous(), SLICE_BYTES)?;
+        let records = log::read_after(environment, txn, next.previous(), SLICE_BYTES)?;
         if records.is_empty() {
             return Err(quicksilver::Error::Corrupt {
                 bucket: "log",

@@ -12,7 +12,7 @@ use super::Context;
 use super::client::{Command, Reply};
 use super::error::{Error, Exit};
 use super::target::{self, Kind, Place, first_that_answers};
-use crate::net::node::NodeStatus;
+use crate::net::node::{NodeStatus, ReadersStatus};
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
     let status = match context.target.place()? {
@@ -47,8 +47,6 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
 fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
     let reader = Reader::open(dir)?;
     let status = reader.status()?;
-    let environment = reader.environment();
-    let txn = environment.env.read().map_err(quicksilver::Error::from)?;
     let role = match status.state() {
         Some(NodeState::Root) => "root",
         Some(NodeState::Following | NodeState::Disconnected | NodeState::Diverged) => "relay",
@@ -67,8 +65,8 @@ fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
         generation: status.generation.get(),
         lag_seconds: page.and_then(|page| page.heartbeat_us).map(seconds_since),
         pid: page.map_or(0, |page| page.pid),
-        history: environment.identity(&txn)?.history.to_string(),
-        oldest_index: environment.log_state(&txn)?.oldest.get(),
+        history: status.history.to_string(),
+        oldest_index: status.oldest_index.get(),
         bytes: status.bytes,
         ..NodeStatus::default()
     })
@@ -102,6 +100,9 @@ fn as_text(status: &NodeStatus) -> String {
     table.line("database", &status.db_id);
     table.line("history", &status.history);
     table.line("generation", status.generation);
+    if let Some(readers) = &status.readers {
+        table.line("readers", readers_in_words(readers));
+    }
     if let Some(upstream) = &status.upstream {
         let state = if upstream.connected { "connected" } else { "not connected" };
         let node = upstream.node_id.as_deref().map(|id| format!("{id} at ")).unwrap_or_default();
@@ -153,6 +154,25 @@ fn head(status: &NodeStatus) -> String {
     head
 }
 
+fn readers_in_words(readers: &ReadersStatus) -> String {
+    let slots = format!(
+        "{} of {} slots",
+        HumanCount(readers.used.into()),
+        HumanCount(readers.limit.into())
+    );
+    let Some(oldest) = &readers.oldest else { return slots };
+    let program = oldest.name.as_deref().unwrap_or("unknown");
+    let commits = match oldest.lag_commits {
+        1 => "1 commit".to_owned(),
+        n => format!("{} commits", HumanCount(n)),
+    };
+    format!(
+        "{slots}; the oldest snapshot is held by {program} (process {}), {commits} behind for {}",
+        oldest.pid,
+        lag(oldest.age_seconds)
+    )
+}
+
 fn lag(seconds: f64) -> String {
     const MINUTE: f64 = 60.0;
     const HOUR: f64 = 60.0 * MINUTE;
@@ -180,7 +200,7 @@ impl Table {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
     use super::*;
-    use crate::net::node::{DownstreamStatus, UpstreamStatus};
+    use crate::net::node::{DownstreamStatus, OldestReader, UpstreamStatus};
 
     #[test]
     fn files_tell_what_they_know() {
@@ -226,5 +246,18 @@ mod tests {
             assert!(text.contains(line), "{line}{text}");
         }
         assert_eq!(lag(7300.0), "2 h");
+    }
+
+    #[test]
+    fn readers_in_words_for_people() {
+        let mut readers = ReadersStatus { used: 3, limit: 4096, oldest: None };
+        assert_eq!(readers_in_words(&readers), "3 of 4,096 slots");
+        let name = Some("dnsd".to_owned());
+        readers.oldest = Some(OldestReader { pid: 77, name, age_seconds: 42.0, lag_commits: 5000 });
+        assert_eq!(
+            readers_in_words(&readers),
+            "3 of 4,096 slots; the oldest snapshot is held by dnsd (process 77), 5,000 commits \
+             behind for 42 s"
+        );
     }
 }

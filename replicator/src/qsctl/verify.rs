@@ -14,7 +14,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
     let started = Instant::now();
     let bar = bar();
     let mut stage = None;
-    let result = verify(reader.environment(), |progress| show(&bar, &mut stage, progress));
+    let result = verify(&reader.environment()?, |progress| show(&bar, &mut stage, progress));
     bar.finish_and_clear();
     let report = result?;
     let index = reader.index()?.get();

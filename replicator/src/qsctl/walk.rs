@@ -272,7 +272,7 @@ mod tests {
         let all: Vec<String> = (0..57).map(|n| format!("k/{n:02}")).collect();
         let others = ["a", "k0", "z"].map(str::to_owned);
         let db = quicksilver::testing::Db::from(all.iter().chain(&others).map(|k| (k, k))).unwrap();
-        let reader = db.reader();
+        let reader = Reader::open(db.path()).unwrap();
         for slice_keys in [1, 2, 56, 57, 58, 1000] {
             let mut found = Vec::new();
             let selection = Selection { prefix: b"k/", values: true, limit: None };

@@ -4,25 +4,15 @@
 //! names it. Only what carries that other name is what a crash left of an attempt, and is removed.
 //! A generation with data in it is never removed here, whatever `CURRENT` says or does not say.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+use quicksilver::build::{self, Builder, directory};
 use quicksilver::environment::{self, Environment};
 use quicksilver_format::layout::{self, Generation};
-use quicksilver_format::meta::{Applied, Format, Identity, LogState};
-use quicksilver_format::{DbId, HistoryId, Index};
+use quicksilver_format::{DbId, HistoryId, Index, Position};
 use quicksilver_lmdb::{Env, EnvOptions};
 
 use super::error::StoreError;
-
-/// Readers of the group may enter; only the replicator makes files.
-const DIRECTORY_MODE: u32 = 0o750;
-/// Readers of the group may read the data.
-const DATA_MODE: u32 = 0o640;
-/// Readers of the group write their slots.
-const READER_TABLE_MODE: u32 = 0o660;
 
 /// What a generation is opened with.
 #[derive(Debug, Clone, Copy)]
@@ -31,22 +21,6 @@ pub struct Sizes {
     pub map_bytes: usize,
     /// Reader slots.
     pub max_readers: u32,
-}
-
-/// Makes the data directory, and what is missing above it, so that it survives a power cut.
-pub(super) fn data_dir(dir: &Path) -> Result<(), StoreError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = match dir.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    data_dir(parent)?;
-    match DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io(dir)(e)),
-        _ => sync_directory(parent),
-    }
 }
 
 /// Opens the live generation for writing, after making the first one when there is none.
@@ -83,24 +57,20 @@ fn adopt_unnamed(dir: &Path, sizes: Sizes) -> Result<bool, StoreError> {
     if index != Index::ZERO {
         return Err(StoreError::Unnamed { path, index });
     }
-    set_current(dir, Generation::FIRST)?;
+    directory::set_current(dir, Generation::FIRST)?;
     Ok(true)
-}
-
-fn options(dir: &Path, sizes: Sizes) -> EnvOptions {
-    EnvOptions {
-        map_bytes: sizes.map_bytes,
-        max_readers: sizes.max_readers,
-        open_lock: Some(dir.join(layout::OPEN_LOCK)),
-        ..EnvOptions::default()
-    }
 }
 
 fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment, StoreError> {
     let path = dir.join(generation.to_string());
     // The size of the map is fixed for the life of a generation: readers that have it mapped
     // could not follow.
-    let as_made = EnvOptions { map_bytes: 0, ..options(dir, sizes) };
+    let as_made = EnvOptions {
+        map_bytes: 0,
+        max_readers: sizes.max_readers,
+        open_lock: Some(dir.join(layout::OPEN_LOCK)),
+        ..EnvOptions::default()
+    };
     let env = Env::open_writer(&path, &as_made)?;
     let map_bytes = env.info()?.map_bytes;
     if map_bytes != sizes.map_bytes {
@@ -110,7 +80,7 @@ fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment,
             "limits.map_bytes is for new generations; this one keeps what it was made with"
         );
     }
-    set_modes(&path)?;
+    directory::set_modes(&path)?;
     let buckets = [
         env.open_bucket(layout::BUCKET_DATA)?,
         env.open_bucket(layout::BUCKET_CHUNKS)?,
@@ -120,62 +90,15 @@ fn open(dir: &Path, generation: Generation, sizes: Sizes) -> Result<Environment,
     Ok(Environment::new(path, generation, env, buckets)?)
 }
 
-/// Lets members of the directory's group read the data and take a slot in the reader table,
-/// whatever the umask. By name: opening lock.mdb here would drop LMDB's own locks.
-fn set_modes(generation: &Path) -> Result<(), StoreError> {
-    for (file, mode) in [("data.mdb", DATA_MODE), ("lock.mdb", READER_TABLE_MODE)] {
-        let path = generation.join(file);
-        fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(StoreError::io(&path))?;
-    }
-    Ok(())
-}
-
 fn create_first(
     dir: &Path,
     db_id: DbId,
     history: HistoryId,
     sizes: Sizes,
 ) -> Result<(), StoreError> {
-    let generation = Generation::FIRST;
-    let path = dir.join(format!("{generation}.new"));
-    match fs::remove_dir_all(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
-        _ => {}
-    }
-    DirBuilder::new().mode(DIRECTORY_MODE).create(&path).map_err(StoreError::io(&path))?;
-    let env = Env::open_writer(&path, &options(dir, sizes))?;
-    for bucket in [layout::BUCKET_DATA, layout::BUCKET_CHUNKS, layout::BUCKET_LOG] {
-        env.create_bucket(bucket)?;
-    }
-    let meta = env.create_bucket(layout::BUCKET_META)?;
-    let page_bytes = u32::try_from(env.page_size()).unwrap_or(u32::MAX);
-    let mut txn = env.write()?;
-    txn.put(meta, Format::KEY, &Format::current(page_bytes).encode())?;
-    txn.put(meta, Identity::KEY, &Identity { db_id, history }.encode())?;
-    txn.put(meta, LogState::KEY, &LogState::empty(db_id).encode())?;
-    txn.put(meta, Applied::KEY, &Applied::empty(db_id).encode())?;
-    txn.commit()?;
-    drop(env);
-    sync_directory(&path)?;
-    let made = dir.join(generation.to_string());
-    fs::rename(&path, &made).map_err(StoreError::io(&made))?;
-    set_current(dir, generation)
-}
-
-/// Makes `CURRENT` name a generation whose files are on disk.
-pub(super) fn set_current(dir: &Path, generation: Generation) -> Result<(), StoreError> {
-    sync_directory(dir)?;
-    let new = dir.join("CURRENT.new");
-    let write = || {
-        let mut file = File::create(&new)?;
-        writeln!(file, "{generation}")?;
-        file.sync_all()?;
-        fs::rename(&new, dir.join(layout::CURRENT))
-    };
-    write().map_err(StoreError::io(&new))?;
-    sync_directory(dir)
-}
-
-fn sync_directory(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::io(dir))
+    let Sizes { map_bytes, max_readers } = sizes;
+    let options = build::Options { db_id, history, map_bytes, max_readers };
+    let start = Position::genesis(db_id);
+    Builder::beside(dir, Generation::FIRST, start, &options)?.finish()?;
+    Ok(directory::set_current(dir, Generation::FIRST)?)
 }

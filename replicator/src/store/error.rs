@@ -70,6 +70,9 @@ pub enum StoreError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The first generation could not be made.
+    #[error(transparent)]
+    Build(#[from] quicksilver::build::BuildError),
     /// The status page could not be made.
     #[error("{path}: {source}", path = path.display())]
     StatusPage {
@@ -96,6 +99,14 @@ impl From<LmdbError> for StoreError {
 }
 
 impl StoreError {
+    /// Of writing: what LMDB said decides whether the environment may go on.
+    pub(super) fn of_write(error: quicksilver::Error) -> Self {
+        match error {
+            quicksilver::Error::Lmdb(e) => e.into(),
+            other => StoreError::Read(other),
+        }
+    }
+
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| StoreError::Io { path, source }

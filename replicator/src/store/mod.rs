@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quicksilver::Reader;
+use quicksilver::build::directory;
 use quicksilver::environment::Environment;
 use quicksilver::status_page::StatusWriter;
 use quicksilver_format::layout;
@@ -75,7 +76,7 @@ impl Store {
         history: HistoryId,
         sizes: Sizes,
     ) -> Result<Self, StoreError> {
-        create::data_dir(dir)?;
+        directory::make(dir)?;
         let role = RoleLock::take(dir)?;
         let environment = create::open_or_create(dir, db_id, history, sizes)?;
         if environment.db_id != db_id {
@@ -88,8 +89,7 @@ impl Store {
         // After a crash a read transaction can show the state before the last durable commit as
         // long as another process holds the environment open; a write transaction cannot.
         let txn = environment.env.write()?;
-        let state =
-            State { log: environment.log_state(&txn)?, applied: environment.applied(&txn)? };
+        let state = State::read(&environment, &txn)?;
         let identity = environment.identity(&txn)?;
         txn.abort();
         let path = dir.join(layout::STATUS);
@@ -116,9 +116,9 @@ impl Store {
         self.retention = retention;
     }
 
-    /// A reader on the same environment, for this process.
-    pub fn reader(&self) -> Reader {
-        Reader::from_environment(&self.dir, self.environment.clone())
+    /// A reader, for this process; it shares the environment.
+    pub fn reader(&self) -> quicksilver::Result<Reader> {
+        Reader::open(&self.dir)
     }
 
     /// The opened generation.

@@ -157,7 +157,7 @@ impl Service {
     }
 
     fn verify(&self) -> Outcome {
-        let report = quicksilver::verify::verify(self.reader.environment(), |_| {})?;
+        let report = quicksilver::verify::verify(&self.reader.environment()?, |_| {})?;
         let entries = report.log.map_or(0, |(first, last)| last.next().since(first));
         Ok(if report.is_clean() && report.digest.is_some() {
             format!("clean: {} keys, {entries} entries, {} batches", report.keys, report.batches)

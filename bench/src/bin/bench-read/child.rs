@@ -49,6 +49,13 @@ fn round(reader: &Reader, way: &str, keys: &[u8], key_bytes: usize) -> Result<(u
                 tally.add(reader.get(key)?.map(|value| first(black_box(&value))));
             }
         }
+        "into" => {
+            let mut buffer = Vec::new();
+            for key in keys {
+                let found = reader.get_into(key, &mut buffer)?;
+                tally.add(found.then(|| first(black_box(&buffer))));
+            }
+        }
         "snapshot" => {
             let snapshot = reader.snapshot()?;
             for key in keys {
@@ -56,10 +63,12 @@ fn round(reader: &Reader, way: &str, keys: &[u8], key_bytes: usize) -> Result<(u
             }
         }
         "layer" => {
-            let environment = reader.environment();
+            let environment = reader.environment()?;
+            let mut txn = environment.env.read_owned()?;
             for key in keys {
-                let txn = environment.env.read()?;
+                txn.renew()?;
                 tally.add(txn.get(environment.data, key)?.map(first));
+                txn.reset();
             }
         }
         other => return Err(format!("no such way to read: {other:?}").into()),

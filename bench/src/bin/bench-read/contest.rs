@@ -36,6 +36,7 @@ pub(crate) struct Way {
 /// What everything is compared with.
 pub(crate) const PLAIN: &str = "LMDB in C";
 const PLAIN_READ: &str = "LMDB in C, value read whole";
+const PLAIN_INTO: &str = "LMDB in C, copied to a buffer";
 const PLAIN_COPY: &str = "LMDB in C, copied to new memory";
 const PLAIN_ONE: &str = "LMDB in C, one transaction";
 pub(crate) const GET_WITH: &str = "Reader::get_with";
@@ -54,14 +55,16 @@ const fn ours(
     Way { name, program, word, beside: Some(beside), target }
 }
 
-pub(crate) const WAYS: [Way; 10] = [
+pub(crate) const WAYS: [Way; 12] = [
     lmdb(PLAIN, "renew"),
     lmdb(PLAIN_READ, "sum"),
+    lmdb(PLAIN_INTO, "into"),
     lmdb(PLAIN_COPY, "copy"),
     lmdb(PLAIN_ONE, "one"),
     ours("our LMDB layer, no CRC", Program::Rust, "layer", PLAIN, None),
     ours(GET_WITH, Program::Rust, "with", PLAIN, Some(1.15)),
     ours("Reader::get_with, both read whole", Program::Rust, "with", PLAIN_READ, None),
+    ours("Reader::get_into, both copied", Program::Rust, "into", PLAIN_INTO, None),
     ours("Reader::get, both copied", Program::Rust, "get", PLAIN_COPY, None),
     ours("Snapshot::get, one snapshot", Program::Rust, "snapshot", PLAIN_ONE, Some(1.15)),
     ours("qs_get, both copied", Program::CAbi, "get", PLAIN_COPY, Some(1.25)),

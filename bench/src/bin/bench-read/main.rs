@@ -138,7 +138,6 @@ fn all_sets(
     let mut scaling = Table::new(header);
     for &keys in sizes {
         let dir = temporary.join(format!("db-{keys}"));
-        std::fs::create_dir(&dir)?;
         loader::build(&dir, keys)?;
         for distribution in [Distribution::Uniform, Distribution::Zipf] {
             let set = Set { keys, distribution };

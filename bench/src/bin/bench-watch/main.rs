@@ -173,7 +173,6 @@ fn main() -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let futex = peer::compile("watch/futex.c", temporary.path())?;
     let dir = temporary.path().join("db");
-    std::fs::create_dir(&dir)?;
     loader::build(&dir, KEYS)?;
     let looks =
         [("Reader::index", index_ns(&dir)?), ("qs_index", c_index_ns(&dir, temporary.path())?)];

@@ -1,0 +1,206 @@
+//! Applying batches: data, chunks and log in one LMDB transaction. The one place that does it, for
+//! replicators and builders alike.
+//!
+//! Within one commit only the end state is visible, so the cells are written in key order and
+//! only the last write of each key (random keys cost a page each; sorted, neighbours share one),
+//! then the chunks of the long values that survive, in write-index order, then the log with all
+//! of it. Keys beyond the last one of the bucket are appended, which fills pages to the brim. The
+//! digest is kept up to date from what the old cells' headers say.
+
+use std::cmp::Ordering;
+
+use quicksilver_format::cell::Body;
+use quicksilver_format::layout::BUCKET_DATA;
+use quicksilver_format::meta::{Applied, LogState};
+use quicksilver_format::{Batch, Cell, Index, Op, Position, StateDigest, chunk};
+use quicksilver_lmdb::{Bucket, LmdbError, Transaction, WriteTxn};
+
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+
+/// The bookkeeping before and after a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// How far the log reaches.
+    pub log: LogState,
+    /// How far it is applied, and what the data then is.
+    pub applied: Applied,
+}
+
+impl State {
+    /// No data, and a log that begins after `start`.
+    pub fn empty_at(start: Position) -> Self {
+        State {
+            log: LogState { last: start, oldest: start.index.next(), sealed_at_us: 0 },
+            applied: Applied { position: start, digest: StateDigest::EMPTY, keys: 0, bytes: 0 },
+        }
+    }
+
+    /// What the generation says.
+    pub fn read<T: Transaction>(environment: &Environment, txn: &T) -> Result<Self> {
+        Ok(State { log: environment.log_state(txn)?, applied: environment.applied(txn)? })
+    }
+
+    /// Has the generation say it, in the transaction of what it describes.
+    pub fn write(&self, meta: Bucket, txn: &mut WriteTxn<'_>) -> Result<(), LmdbError> {
+        txn.put(meta, LogState::KEY, &self.log.encode())?;
+        txn.put(meta, Applied::KEY, &self.applied.encode())
+    }
+}
+
+/// One entry on its way into the data.
+struct Change<'b> {
+    key: &'b [u8],
+    write_index: Index,
+    op: Op<'b>,
+}
+
+/// A long value whose chunks have to be written.
+struct LongValue<'b> {
+    write_index: Index,
+    value: &'b [u8],
+}
+
+/// Writes `batches`, which must follow `state` and each other, into `txn`, and returns the
+/// bookkeeping after them, which is for the caller to write.
+pub fn apply(
+    environment: &Environment,
+    txn: &mut WriteTxn<'_>,
+    mut state: State,
+    batches: &[Batch],
+) -> Result<State> {
+    let mut dead_chunks = Vec::new();
+    let mut long_values = Vec::new();
+    let applied = &mut state.applied;
+    let mut buffer = Vec::new();
+    let mut cursor = txn.write_cursor(environment.data)?;
+    let last_key = cursor.last()?.map(|(key, _)| key.to_vec());
+    for change in end_state(batches) {
+        let appends = last_key.as_deref().is_none_or(|last| change.key > last);
+        let old = if appends { None } else { cursor.seek_exact(change.key)? };
+        let old = old
+            .map(|(_, bytes)| Cell::decode(bytes))
+            .transpose()
+            .map_err(|e| Error::corrupt(BUCKET_DATA, change.key, e))?;
+        let existed = old.is_some();
+        if let Some(old) = old {
+            applied.digest.remove(old.digest_term(change.key));
+            let old_bytes = change.key.len() as u64 + u64::from(old.value_bytes());
+            let counts = applied.keys.checked_sub(1).zip(applied.bytes.checked_sub(old_bytes));
+            (applied.keys, applied.bytes) = counts.ok_or_else(|| {
+                let problem = "meta counts fewer keys or bytes than there are";
+                Error::corrupt(BUCKET_DATA, change.key, problem)
+            })?;
+            if let Body::Chunked { chunks, .. } = old.body {
+                dead_chunks.push((old.write_index, chunks));
+            }
+        }
+        match change.op {
+            Op::Del if existed => {
+                cursor.del_current()?;
+            }
+            Op::Del => {}
+            Op::Set(value) => {
+                let cell = cell(environment, &change, value);
+                if let Body::Chunked { .. } = cell.body {
+                    long_values.push(LongValue { write_index: change.write_index, value });
+                }
+                applied.digest.add(cell.digest_term(change.key));
+                applied.keys += 1;
+                applied.bytes += (change.key.len() + value.len()) as u64;
+                buffer.clear();
+                cell.encode(&mut buffer);
+                if appends {
+                    cursor.put_append(change.key, &buffer)?;
+                } else {
+                    cursor.put(change.key, &buffer)?;
+                }
+            }
+        }
+    }
+    drop(cursor);
+    remove_chunks(environment, txn, dead_chunks)?;
+    append_chunks(environment, txn, long_values)?;
+    for batch in batches {
+        append_pieces(environment, txn, environment.log, batch.first(), batch.record())?;
+        state.log.last = batch.after();
+        state.log.sealed_at_us = batch.header().sealed_at_us;
+        state.applied.position = batch.after();
+    }
+    Ok(state)
+}
+
+/// The last change of each key, in key order.
+fn end_state(batches: &[Batch]) -> Vec<Change<'_>> {
+    let mut changes: Vec<Change<'_>> = batches
+        .iter()
+        .flat_map(Batch::entries)
+        .map(|(write_index, entry)| Change { key: entry.key, write_index, op: entry.op })
+        .collect();
+    // The newest of a key first, so that removing duplicates keeps it.
+    changes.sort_unstable_by(|a, b| match a.key.cmp(b.key) {
+        Ordering::Equal => b.write_index.cmp(&a.write_index),
+        other => other,
+    });
+    changes.dedup_by(|later, kept| later.key == kept.key);
+    changes
+}
+
+fn cell<'b>(environment: &Environment, change: &Change<'b>, value: &'b [u8]) -> Cell<'b> {
+    let page_bytes = environment.page_bytes;
+    let body = if value.len() <= chunk::inline_max_bytes(page_bytes) {
+        Body::Inline(value)
+    } else {
+        // An entry's value is at most VALUE_HARD_MAX_BYTES long, which fits.
+        let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Body::Chunked {
+            value_bytes: as_u32(value.len()),
+            chunks: as_u32(chunk::count(value.len(), page_bytes)),
+        }
+    };
+    let crc = environment.crc().of(change.key, change.write_index, value);
+    Cell { write_index: change.write_index, crc, body }
+}
+
+fn remove_chunks(
+    environment: &Environment,
+    txn: &mut WriteTxn<'_>,
+    mut dead: Vec<(Index, u32)>,
+) -> Result<()> {
+    dead.sort_unstable();
+    let mut cursor = txn.write_cursor(environment.chunks)?;
+    for (write_index, chunks) in dead {
+        for number in 0..chunks {
+            // A missing chunk is for verification to report; here it is gone already.
+            if cursor.seek_exact(&chunk::key(write_index, number))?.is_some() {
+                cursor.del_current()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn append_chunks(
+    environment: &Environment,
+    txn: &mut WriteTxn<'_>,
+    mut long_values: Vec<LongValue<'_>>,
+) -> Result<()> {
+    long_values.sort_unstable_by_key(|long| long.write_index);
+    for LongValue { write_index, value } in long_values {
+        append_pieces(environment, txn, environment.chunks, write_index, value)?;
+    }
+    Ok(())
+}
+
+fn append_pieces(
+    environment: &Environment,
+    txn: &mut WriteTxn<'_>,
+    bucket: Bucket,
+    index: Index,
+    bytes: &[u8],
+) -> Result<()> {
+    for (number, piece) in (0..).zip(bytes.chunks(chunk::max_bytes(environment.page_bytes))) {
+        txn.put_append(bucket, &chunk::key(index, number), piece)?;
+    }
+    Ok(())
+}

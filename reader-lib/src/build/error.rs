@@ -1,0 +1,80 @@
+//! What can go wrong for whoever builds a database. What readers meet is [`crate::Error`].
+
+use std::path::PathBuf;
+
+use quicksilver_format::Index;
+use quicksilver_format::limits::{BATCH_HARD_MAX_BYTES, BATCH_MAX_ENTRIES, VALUE_HARD_MAX_BYTES};
+use quicksilver_lmdb::LmdbError;
+
+use crate::status_page::PageError;
+
+/// Why a database was not built or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// What is to be made is there.
+    #[error(
+        "{path}: holds {found} already; build into another directory, or move this one away",
+        path = path.display()
+    )]
+    Exists {
+        /// Where.
+        path: PathBuf,
+        /// What was found there.
+        found: String,
+    },
+    /// Another process writes here.
+    #[error(
+        "{path}: another process holds the role lock and writes here; build into another directory",
+        path = path.display()
+    )]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The value has a length that no value has.
+    #[error("value of {bytes} bytes: a value has at most {VALUE_HARD_MAX_BYTES} bytes")]
+    ValueTooLong {
+        /// Bytes it has.
+        bytes: usize,
+    },
+    /// More than one batch may hold.
+    #[error(
+        "one batch holds at most {BATCH_MAX_ENTRIES} entries and {BATCH_HARD_MAX_BYTES} bytes; \
+         make several"
+    )]
+    BatchTooLarge,
+    /// The generation would take readers back in time.
+    #[error(
+        "{path}: ends at index {found}, the live generation at {live}; a generation that replaces \
+         another one must not be behind it", path = path.display()
+    )]
+    Behind {
+        /// The generation's directory.
+        path: PathBuf,
+        /// Where it ends.
+        found: Index,
+        /// Where the live one ends.
+        live: Index,
+    },
+    /// The status page could not be made.
+    #[error("{path}: {source}", path = path.display())]
+    Page {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: PageError,
+    },
+    /// What a reader could meet too: a key's length, the files, LMDB.
+    #[error(transparent)]
+    Reader(#[from] crate::Error),
+}
+
+impl From<LmdbError> for BuildError {
+    fn from(e: LmdbError) -> Self {
+        BuildError::Reader(e.into())
+    }
+}
+
+/// Result of building.
+pub type Result<T, E = BuildError> = std::result::Result<T, E>;
