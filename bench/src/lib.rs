@@ -4,10 +4,15 @@
 //! ours; what is shown is a median over rounds, or percentiles of single events; ratios are made
 //! within a round and then their median is taken.
 
+pub mod clock;
+pub mod connection;
 pub mod dataset;
+pub mod histogram;
 pub mod loader;
 pub mod peer;
+pub mod plot;
 pub mod process;
+pub mod server;
 pub mod stats;
 
 /// What went wrong, for the person at the terminal: these programs only print and stop.

@@ -12,13 +12,21 @@ const MAP_BYTES: usize = 32 << 30;
 
 /// Fills `dir`, in which there is no database yet, with the keys 0 to `keys`.
 pub fn build(dir: &Path, keys: u64) -> Result<()> {
+    build_values(dir, keys, dataset::VALUE_BYTES)
+}
+
+/// The same with values of so many bytes: [`dataset::value`], over and over.
+pub fn build_values(dir: &Path, keys: u64, value_bytes: usize) -> Result<()> {
     // In key order, so that they are appended.
     let mut numbers: Vec<_> = (0..keys).map(|number| (dataset::key(number), number)).collect();
     numbers.sort_unstable();
     let options = Options { map_bytes: MAP_BYTES, ..Options::default() };
     let mut builder = Builder::create(dir, &options)?;
+    let mut value = Vec::with_capacity(value_bytes);
     for (key, number) in &numbers {
-        builder.push(key, &dataset::value(*number))?;
+        value.clear();
+        value.extend(dataset::value(*number).iter().cycle().take(value_bytes));
+        builder.push(key, &value)?;
     }
     builder.finish()?;
     Ok(())

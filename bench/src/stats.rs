@@ -42,12 +42,22 @@ pub struct Table {
 impl Table {
     /// With this header.
     pub fn new<const N: usize>(header: [&str; N]) -> Self {
-        Table { rows: vec![header.map(str::to_owned).to_vec()] }
+        Table::with_header(header)
+    }
+
+    /// With a header whose length is only known now.
+    pub fn with_header<'h>(header: impl IntoIterator<Item = &'h str>) -> Self {
+        Table { rows: vec![header.into_iter().map(str::to_owned).collect()] }
     }
 
     /// Adds a line.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.add(cells.to_vec());
+    }
+
+    /// Adds a line whose length is only known now.
+    pub fn add(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
     }
 
     /// Prints it, aligned, as Markdown, with `indent` in front of every line.
