@@ -101,6 +101,11 @@ impl Change {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// To go on where an earlier run of the program was, keep [`position`](Changes::position) together
+/// with [`Status::history`](crate::Status::history). An index says nothing of another past: when the
+/// database was restored meanwhile, the histories differ, and the feed cannot know; begin from a
+/// snapshot then.
+///
 /// As an iterator it never ends: it waits for the next change, however long that takes.
 #[derive(Debug)]
 pub struct Changes {

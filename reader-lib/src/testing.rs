@@ -18,7 +18,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,7 @@ pub struct Db {
 struct Writer {
     environment: Environment,
     page: StatusWriter,
-    _role: File,
+    _role: directory::Role,
 }
 
 impl Db {

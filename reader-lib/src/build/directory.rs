@@ -89,8 +89,19 @@ pub fn set_current(dir: &Path, generation: Generation) -> Result<(), Error> {
     sync(dir)
 }
 
-/// Becomes the one writer of a directory until the file is dropped.
-pub(crate) fn lock_role(dir: &Path) -> Result<File> {
+/// The right to be the one writer of a directory, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Role(File);
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // By name: a program that another thread started meanwhile shares the lock and would keep it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Becomes the one writer of a directory.
+pub(crate) fn lock_role(dir: &Path) -> Result<Role> {
     let path = dir.join(layout::ROLE_LOCK);
     let file = OpenOptions::new()
         .read(true)
@@ -101,7 +112,7 @@ pub(crate) fn lock_role(dir: &Path) -> Result<File> {
         .open(&path)
         .map_err(io_error(&path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Role(file)),
         Err(TryLockError::WouldBlock) => Err(BuildError::Busy { path }),
         Err(TryLockError::Error(e)) => Err(io_error(&path)(e).into()),
     }
@@ -120,4 +131,24 @@ pub(super) fn refuse_database(dir: &Path) -> Result<()> {
         return Err(BuildError::Exists { path: dir.to_owned(), found: found.to_owned() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use super::*;
+
+    /// Story: while a database is made, another thread starts a program, which inherits what is open
+    /// at that moment. The lock is given up all the same.
+    #[test]
+    fn a_program_that_is_started_meanwhile_keeps_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let role = lock_role(dir.path()).unwrap();
+        // A duplicate shares the lock, as an inherited descriptor does.
+        let inherited = role.0.try_clone().unwrap();
+        assert!(matches!(lock_role(dir.path()), Err(BuildError::Busy { .. })));
+        drop(role);
+        lock_role(dir.path()).unwrap();
+        drop(inherited);
+    }
 }

@@ -36,7 +36,7 @@ pub mod apply;
 pub mod directory;
 mod error;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -111,7 +111,7 @@ pub struct Builder {
     state: State,
     batch: BatchBuilder,
     /// The role lock, held when a whole database is made.
-    role: Option<File>,
+    role: Option<directory::Role>,
 }
 
 impl Builder {
