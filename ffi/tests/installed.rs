@@ -132,6 +132,14 @@ fn the_readme_is_true() {
 
 const CPP_HELLO: &str = "world\nzone/example.net 192.0.2.2\nzone/example.org 192.0.2.1\n";
 
+#[test]
+fn the_go_examples_work() {
+    let (workshop, db) = (Workshop::open(), database());
+    let Some(dns) = workshop.build_go("dns") else { return };
+    answers(&dns, &db);
+    watches(&workshop.build_go("watch").unwrap());
+}
+
 /// Starts an example and gives its output, line by line.
 fn start(command: &mut Command) -> (Child, impl FnMut() -> String + use<>) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
