@@ -110,7 +110,7 @@ func ExampleSnapshot_View() {
 	}
 	defer snapshot.Close()
 
-	// A mebibyte is looked through where it lies.
+	// A mebibyte is looked through without a copy in Go's memory.
 	zeros := 0
 	err = snapshot.View([]byte("long"), func(value []byte) error {
 		zeros = bytes.Count(value, []byte{0})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -126,13 +127,21 @@ func TestMemoryIsGivenBack(t *testing.T) {
 				t.Fatal("a value of no key")
 			}
 		}
-		runtime.GC()
+		debug.FreeOSMemory()
 	}
+	// What is lost here grows each time, by 200 MiB of values or 30 MB of messages; Go's own
+	// memory does not.
 	use()
-	before := residentBytes(t)
-	use() // 200 MiB of values, and 30 MB of messages
-	if more := residentBytes(t) - before; more > 16<<20 {
-		t.Fatalf("%d more bytes", more)
+	for round := 1; ; round++ {
+		before := residentBytes(t)
+		use()
+		more := residentBytes(t) - before
+		if more < 10<<20 {
+			return
+		}
+		if round == 5 {
+			t.Fatalf("%d more bytes, again", more)
+		}
 	}
 }
 

@@ -45,8 +45,10 @@ func (s *Snapshot) Get(key []byte) (value []byte, err error) {
 }
 
 // View calls fn with the value of a key, in place: nothing is copied. The bytes are valid until fn
-// returns, and are shared memory, mapped read-only: writing to them ends the process. View
-// returns what fn returns; ErrNotFound, without calling fn, when there is no such key.
+// returns, and are shared memory, mapped read-only: writing to them ends the process. (A value of
+// more than about 4000 bytes is put together in memory of its own, once per snapshot, and kept
+// until its end.) View returns what fn returns; ErrNotFound, without calling fn, when there is no
+// such key.
 func (s *Snapshot) View(key []byte, fn func(value []byte) error) error {
 	if !s.holders.enter() {
 		return closed("get", "snapshot")

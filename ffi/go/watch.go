@@ -50,7 +50,9 @@ type Change struct {
 // shows it.
 //
 // To keep a copy of something up to date, read it from a Snapshot, and watch after the snapshot's
-// Index. To go on where an earlier run stopped, keep the Index of the last change.
+// Index. To go on where an earlier run of the program stopped, keep the Index of the last change,
+// and the History that Status shows: when that is another one the database was restored, and an
+// index of the old past means nothing in the new one.
 //
 // The channel is closed when ctx is done, when the DB is closed, and after a change of kind Failed.
 // It is not buffered: whoever is slow makes nothing pile up, and finds Rescan at worst. Whoever
