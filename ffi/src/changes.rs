@@ -84,7 +84,9 @@ impl Feed {
 ///
 /// To keep a copy of something up to date: begin a snapshot, take its `qs_snapshot_index`, read
 /// what you need, end it, open a feed after that index, and apply what it gives. To go on where
-/// an earlier run stopped: keep `qs_changes_position`.
+/// an earlier run stopped: keep `qs_changes_position`, and beside it the `history` of
+/// `qs_status`. When that is another one now, the database was restored meanwhile, and the index
+/// means nothing: begin from a snapshot.
 ///
 /// Ownership: the handle is the caller's until `qs_changes_close`. It does not depend on `db`,
 /// which may be closed before. `prefix` is not kept.
