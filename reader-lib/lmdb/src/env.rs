@@ -266,7 +266,7 @@ impl Env {
     }
 }
 
-/// How long an open waits for another thread that is closing the environment.
+/// How long an open waits for the same environment, opened otherwise before, to be closed.
 const CLOSING_WAIT: Duration = Duration::from_secs(2);
 
 /// What to do after all the checks that come before LMDB is asked.
@@ -288,7 +288,7 @@ fn prepare(dir: &Path, mode: Mode, options: &EnvOptions) -> Result<Prepared, Lmd
             }
             break registry;
         };
-        match registry.look_up(key, mode, options)? {
+        match registry.look_up(key, dir, mode, options)? {
             Known::No => {
                 registry.refuse_other_copies(dir)?;
                 break registry;
@@ -298,7 +298,8 @@ fn prepare(dir: &Path, mode: Mode, options: &EnvOptions) -> Result<Prepared, Lmd
             }
             Known::Open(shared) => match shared.upgrade() {
                 Some(shared) => return Ok(Prepared::Known(Env(shared))),
-                // Its last user is on the way to close it, and needs the registry for that.
+                // Its last user is on the way to close it and needs the registry for that, or it is
+                // parked and somebody is opening or closing just now.
                 None if start.elapsed() < CLOSING_WAIT => {
                     drop(registry);
                     std::thread::sleep(Duration::from_millis(1));

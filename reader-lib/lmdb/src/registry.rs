@@ -101,29 +101,33 @@ impl Registry {
         }
     }
 
-    /// Looks for the environment. Opening for writing what is open, or parked with other options,
-    /// is an error.
+    /// Looks for the environment that is to be opened in `dir`. Opening for writing what is open is
+    /// an error.
     pub(crate) fn look_up(
         &mut self,
         key: FileKey,
+        dir: &Path,
         mode: Mode,
         options: &EnvOptions,
     ) -> Result<Known, LmdbError> {
         let Some(position) = self.position(key) else { return Ok(Known::No) };
         let entry = &mut self.0[position];
         match entry.parked.take() {
-            Some(handle) if handle.mode == mode && handle.options == *options => {
+            Some(handle)
+                if handle.mode == mode && handle.options == *options && handle.dir == dir =>
+            {
                 Ok(Known::Parked(handle))
             }
+            // Of another kind, or its directory was renamed: it must go first.
             Some(handle) => match try_close(handle) {
                 Ok(()) => {
                     self.0.swap_remove(position);
                     Ok(Known::No)
                 }
                 Err(handle) => {
-                    let path = entry.dir.clone();
                     entry.parked = Some(handle);
-                    Err(LmdbError::AlreadyOpen { path })
+                    // Nobody has a share: to be asked for again, until it could be closed.
+                    Ok(Known::Open(Weak::new()))
                 }
             },
             None if mode == Mode::Reader || entry.shared.strong_count() == 0 => {

@@ -162,6 +162,40 @@ fn a_skipped_close_parks_the_environment() {
     assert!(matches!(env.read().unwrap().get(bucket, b"key"), Err(LmdbError::ForeignBucket(_))));
 }
 
+/// Story: a generation is built, its close is skipped because a reader is opening another one, it
+/// gets its name, and is opened with other options. That waits for the close to be made up for.
+#[test]
+fn a_parked_environment_is_closed_before_it_is_opened_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (new, name) = (dir.path().join("gen.new"), dir.path().join("gen"));
+    std::fs::create_dir(&new).unwrap();
+    let lock = dir.path().join("open.lock");
+    let options = EnvOptions { open_lock: Some(lock.clone()), ..EnvOptions::default() };
+    let env = Env::open_writer(&new, &options).unwrap();
+    put(&env, b"key", b"value");
+    let somebody = File::open(&lock).unwrap();
+    somebody.lock_shared().unwrap();
+    drop(env);
+    std::fs::rename(&new, &name).unwrap();
+    let other = EnvOptions { map_bytes: 0, ..options.clone() };
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| Env::open_writer(&name, &other).unwrap());
+        // Long enough that the open has looked; what is asserted holds in any case.
+        (0..10_000).for_each(|_| std::thread::yield_now());
+        somebody.unlock().unwrap();
+        let env = opening.join().unwrap();
+        assert_eq!(env.path(), name.canonicalize().unwrap());
+    });
+    // And with the same options, under the name that it has now.
+    let env = Env::open_writer(&name, &options).unwrap();
+    somebody.lock_shared().unwrap();
+    drop(env);
+    std::fs::rename(&name, &new).unwrap();
+    somebody.unlock().unwrap();
+    let env = Env::open_writer(&new, &options).unwrap();
+    assert_eq!(env.path(), new.canonicalize().unwrap());
+}
+
 #[test]
 fn a_bucket_belongs_to_its_environment_and_to_later_transactions() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
