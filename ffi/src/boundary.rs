@@ -38,6 +38,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 ///
 /// # Safety
 /// `out` is NULL, or points to memory for a `T` that nothing else uses during the call.
+#[inline]
 pub(crate) unsafe fn place<'a, T>(out: *mut T, what: &str) -> Result<&'a mut T, Failure>
 where
     T: Plain,
@@ -45,16 +46,23 @@ where
     if out.is_null() {
         return Err(Failure::null(what));
     }
-    if !out.is_aligned() {
-        let message = format!("{what} is not aligned to {} bytes", align_of::<T>());
-        return Err(Failure::new(qs_result::QS_INVALID_ARGUMENT, message));
-    }
+    aligned(out, what)?;
     // SAFETY: not NULL and aligned, as just checked; ours alone during the call, as the caller
     // promises. The caller need not have initialised it, so it is before anyone can look.
     unsafe {
         out.write_bytes(0, 1);
         Ok(&mut *out)
     }
+}
+
+/// Refuses a pointer that no `T` can have.
+#[inline]
+pub(crate) fn aligned<T>(pointer: *const T, what: &str) -> Result<(), Failure> {
+    if pointer.is_aligned() {
+        return Ok(());
+    }
+    let message = format!("{what} is not aligned to {} bytes", align_of::<T>());
+    Err(Failure::new(qs_result::QS_INVALID_ARGUMENT, message))
 }
 
 /// Types of which all zero bytes are a value: what a call leaves behind when it fails.
@@ -65,5 +73,7 @@ pub(crate) unsafe trait Plain {}
 
 // SAFETY: 0.
 unsafe impl Plain for u64 {}
+// SAFETY: 0.
+unsafe impl Plain for usize {}
 // SAFETY: the NULL pointer.
 unsafe impl<T> Plain for *mut T {}

@@ -1,98 +1,153 @@
-//! What a `qs_db *` points to: an open database, or the tombstone of a closed one.
+//! The four kinds of handle, and how one looks in C.
 //!
-//! Invariants:
-//! * the memory behind a handle is never freed, so a call on a closed handle reads valid memory
-//!   and answers `QS_CLOSED`; a handle that was closed costs its caller about 64 bytes;
-//! * no call waits for another, except that closing waits for the calls that already run.
+//! ```text
+//! bit 63      56 55                  16 15      0
+//!     |   kind  |      generation     |   slot  |
+//! ```
+//! The kind keeps the number out of the range of addresses: a handle that is mistaken for a
+//! pointer faults at once, and a pointer that is mistaken for a handle is refused.
 
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex};
 
 use reader::Reader;
 
+use crate::changes::Feed;
 use crate::result::{Failure, qs_result};
+use crate::scan::Walk;
+use crate::snapshot::View;
+use crate::table::{Absent, Live, Number, Table};
 
-const MAGIC: u64 = u64::from_be_bytes(*b"qs_db\0v1");
+/// An open database. Made by `qs_open`, ended by `qs_close`; any number of threads may use it at
+/// the same time.
+pub struct qs_db;
 
-/// All handles ever made, so that leak checkers see tombstones as what they are: reachable.
-static ALL: AtomicPtr<qs_db> = AtomicPtr::new(ptr::null_mut());
+/// One moment of a database, in which nothing changes. Made by `qs_snapshot_begin`, ended by
+/// `qs_snapshot_end`. It may go from thread to thread; calls of several threads wait for each
+/// other.
+pub struct qs_snapshot;
 
-/// An open database. Made by `qs_open`, ended by `qs_close`; every thread may use it.
-pub struct qs_db {
-    /// Catches a pointer to something else, as well as that can be done.
-    magic: u64,
-    /// The handle that was made before this one.
-    next: AtomicPtr<qs_db>,
-    /// The process that opened it: in a forked child nobody would ever release the lock that a
-    /// thread of the parent held.
-    process: u32,
-    reader: RwLock<Option<Reader>>,
+/// A walk over the pairs of a snapshot. Made by `qs_scan_begin`, ended by `qs_scan_end`. One
+/// thread at a time: what `qs_scan_next` gave is valid until it is called again.
+pub struct qs_scan;
+
+/// What changes in a database, entry by entry. Made by `qs_changes_open`, ended by
+/// `qs_changes_close`. One thread at a time: what `qs_changes_next` gave is valid until it is
+/// called again.
+pub struct qs_changes;
+
+/// A kind of handle.
+pub(crate) trait Handle: Sized + 'static {
+    /// What its parameter is called in C.
+    const NAME: &'static str;
+    /// Where handles of this kind come from.
+    const MAKER: &'static str;
+    /// Its kind in the number.
+    const TAG: u8;
+    /// What is behind one.
+    type Body: Send + Sync + 'static;
+
+    /// All handles of this kind.
+    fn table() -> &'static Table<Self::Body>;
 }
 
-impl qs_db {
-    /// Makes a handle that lives for ever.
-    pub(crate) fn leak(reader: Reader) -> *mut qs_db {
-        let db = Box::leak(Box::new(qs_db {
-            magic: MAGIC,
-            next: AtomicPtr::new(ptr::null_mut()),
-            process: std::process::id(),
-            reader: RwLock::new(Some(reader)),
-        }));
-        let mut head = ALL.load(Ordering::Relaxed);
-        loop {
-            db.next.store(head, Ordering::Relaxed);
-            match ALL.compare_exchange_weak(head, db, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return db,
-                Err(newer) => head = newer,
+macro_rules! handle {
+    ($handle:ty, $body:ty, $name:literal, $maker:literal, $tag:literal) => {
+        impl Handle for $handle {
+            const NAME: &'static str = $name;
+            const MAKER: &'static str = $maker;
+            const TAG: u8 = $tag;
+            type Body = $body;
+
+            #[inline]
+            fn table() -> &'static Table<$body> {
+                static TABLE: Table<$body> = Table::new();
+                &TABLE
             }
         }
-    }
+    };
+}
 
-    /// The handle behind a C pointer.
-    ///
-    /// # Safety
-    /// `db` is NULL or came from [`qs_db::leak`].
-    pub(crate) unsafe fn of<'a>(db: *const qs_db) -> Result<&'a qs_db, Failure> {
-        let foreign = || Failure::new(qs_result::QS_INVALID_ARGUMENT, "db is not from qs_open");
-        if db.is_null() {
-            return Err(Failure::null("db"));
-        }
-        if !db.is_aligned() {
-            return Err(foreign());
-        }
-        // SAFETY: a handle is never freed and only changes through its lock and its atomic.
-        let db = unsafe { &*db };
-        if db.magic == MAGIC { Ok(db) } else { Err(foreign()) }
-    }
+handle!(qs_db, Reader, "db", "qs_open", 0xd1);
+handle!(qs_snapshot, Arc<Mutex<View>>, "snapshot", "qs_snapshot_begin", 0xd2);
+handle!(qs_scan, Mutex<Walk>, "scan", "qs_scan_begin", 0xd3);
+handle!(qs_changes, Mutex<Feed>, "changes", "qs_changes_open", 0xd4);
 
-    /// Calls `with` with the reader, unless the handle was closed.
-    #[inline]
-    pub(crate) fn with<R>(
-        &self,
-        with: impl FnOnce(&Reader) -> Result<R, Failure>,
-    ) -> Result<R, Failure> {
-        let guard = match self.reader.try_read() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Only closing takes the lock for itself: it has begun.
-            Err(TryLockError::WouldBlock) => return Err(closed()),
-        };
-        guard.as_ref().ok_or_else(closed).and_then(with)
-    }
+const TAG_SHIFT: u32 = Number::GENERATION_BITS + Number::SLOT_BITS;
+const _: () = assert!(usize::BITS == 64 && TAG_SHIFT + u8::BITS == 64);
 
-    /// Turns the handle into a tombstone, once the calls that run have ended.
-    pub(crate) fn close(&self) -> Result<(), Failure> {
-        if self.process != std::process::id() {
-            let message = "the handle was opened before fork: only the parent can close it";
-            return Err(Failure::new(qs_result::QS_FORKED, message));
-        }
-        let reader = self.reader.write().unwrap_or_else(PoisonError::into_inner).take();
-        reader.map(drop).ok_or_else(closed)
+/// Makes a handle for `body`.
+pub(crate) fn add<H: Handle>(body: H::Body) -> Result<*mut H, Failure> {
+    let Number { slot, generation } = H::table().add(body)?;
+    let bits = u64::from(H::TAG) << TAG_SHIFT | generation << Number::SLOT_BITS | u64::from(slot);
+    // Lossless: a usize has 64 bits, as asserted above.
+    Ok(ptr::without_provenance_mut(bits as usize))
+}
+
+/// Calls `with` with what is behind a handle, whatever the caller gave as one.
+#[inline]
+pub(crate) fn with<H: Handle, R>(
+    handle: *const H,
+    with: impl FnOnce(Live<'_, H::Body>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    match H::table().with(number(handle)?, with) {
+        Ok(result) => result,
+        Err(absent) => Err(refusal::<H>(absent)),
     }
+}
+
+/// Ends a handle, once the calls that run on it have ended.
+pub(crate) fn close<H: Handle>(handle: *const H) -> Result<H::Body, Failure> {
+    H::table().close(number(handle)?).map_err(refusal::<H>)
+}
+
+#[inline]
+fn number<H: Handle>(handle: *const H) -> Result<Number, Failure> {
+    let bits = handle.addr() as u64;
+    if bits >> TAG_SHIFT != u64::from(H::TAG) {
+        return Err(not_this_kind::<H>(bits));
+    }
+    let generation = (bits << u8::BITS) >> (u8::BITS + Number::SLOT_BITS);
+    Ok(Number { slot: bits as u16, generation })
 }
 
 #[cold]
-fn closed() -> Failure {
-    Failure::new(qs_result::QS_CLOSED, "the handle was closed")
+fn not_this_kind<H: Handle>(bits: u64) -> Failure {
+    if bits == 0 {
+        return Failure::null(H::NAME);
+    }
+    let makers = [
+        (qs_db::TAG, qs_db::MAKER),
+        (qs_snapshot::TAG, qs_snapshot::MAKER),
+        (qs_scan::TAG, qs_scan::MAKER),
+        (qs_changes::TAG, qs_changes::MAKER),
+    ];
+    let other = makers.into_iter().find(|(tag, _)| u64::from(*tag) == bits >> TAG_SHIFT);
+    let seems = other.map_or(String::new(), |(_, maker)| format!(", but seems to be from {maker}"));
+    let message = format!("{} is not from {}{seems}", H::NAME, H::MAKER);
+    Failure::new(qs_result::QS_INVALID_ARGUMENT, message)
+}
+
+#[cold]
+fn refusal<H: Handle>(absent: Absent) -> Failure {
+    let name = H::NAME;
+    match absent {
+        Absent::Unknown => {
+            let message = format!("{name} is not from {}", H::MAKER);
+            Failure::new(qs_result::QS_INVALID_ARGUMENT, message)
+        }
+        Absent::Closed => closed::<H>(),
+        Absent::Forked => {
+            let message = format!(
+                "{name} was made before fork and is the parent's: open the database again here"
+            );
+            Failure::new(qs_result::QS_FORKED, message)
+        }
+    }
+}
+
+/// What calls on a closed handle say.
+#[cold]
+pub(crate) fn closed<H: Handle>() -> Failure {
+    Failure::new(qs_result::QS_CLOSED, format!("{} was closed", H::NAME))
 }

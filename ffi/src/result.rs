@@ -14,7 +14,7 @@ use reader::LmdbError;
 pub enum qs_result {
     /// Done.
     QS_OK = 0,
-    /// There is no such key. Not an error; `qs_last_error` is left as it was.
+    /// There is no such key, or no further pair. Not an error; `qs_last_error` is left as it was.
     QS_NOT_FOUND = 1,
     /// An argument is NULL where it must not be, or is out of its bounds.
     QS_INVALID_ARGUMENT = 2,
@@ -37,26 +37,34 @@ pub enum qs_result {
     QS_PANIC = 10,
     /// The directory holds another database than the one that was asked for.
     QS_WRONG_DATABASE = 11,
-    /// This process has the database open already: share that handle.
+    /// Another copy of the library in this process has the database open: use one copy.
     QS_ALREADY_OPEN = 12,
     /// All reader slots are taken, or the database stayed locked: try again later.
     QS_BUSY = 13,
     /// There was not enough memory or address space.
     QS_NO_MEMORY = 14,
-    /// The database cannot be read in this environment: a read-only mount, a process with the
-    /// same number in another PID namespace, or an unsuitable LMDB library.
+    /// The database cannot be read in this environment: a read-only mount, a network file system,
+    /// a process with the same number in another PID namespace, or an unsuitable LMDB library.
     QS_UNSUPPORTED = 15,
+    /// The value is longer than the buffer; how long was stored. Not an error; `qs_last_error` is
+    /// left as it was.
+    QS_TOO_SMALL = 16,
+    /// Nothing came within the time. Not an error; `qs_last_error` is left as it was.
+    QS_TIMEOUT = 17,
+    /// An older copy of the database was put in its place; the handle has seen newer data. It goes
+    /// on when the replicator has caught up, or open the database anew.
+    QS_BEHIND = 18,
 }
 
 use qs_result::{
-    QS_ALREADY_OPEN, QS_BUSY, QS_CLOSED, QS_CORRUPT, QS_FORKED, QS_FORMAT, QS_INVALID_ARGUMENT,
-    QS_IO, QS_NO_DATABASE, QS_NO_MEMORY, QS_NOT_FOUND, QS_OK, QS_PANIC, QS_PERMISSION,
-    QS_UNSUPPORTED, QS_WRONG_DATABASE,
+    QS_ALREADY_OPEN, QS_BEHIND, QS_BUSY, QS_CLOSED, QS_CORRUPT, QS_FORKED, QS_FORMAT,
+    QS_INVALID_ARGUMENT, QS_IO, QS_NO_DATABASE, QS_NO_MEMORY, QS_NOT_FOUND, QS_OK, QS_PANIC,
+    QS_PERMISSION, QS_TIMEOUT, QS_TOO_SMALL, QS_UNSUPPORTED, QS_WRONG_DATABASE,
 };
 
 impl qs_result {
     /// Every code, in the order of the numbers.
-    pub(crate) const ALL: [qs_result; 16] = [
+    pub(crate) const ALL: [qs_result; 19] = [
         QS_OK,
         QS_NOT_FOUND,
         QS_INVALID_ARGUMENT,
@@ -73,6 +81,9 @@ impl qs_result {
         QS_BUSY,
         QS_NO_MEMORY,
         QS_UNSUPPORTED,
+        QS_TOO_SMALL,
+        QS_TIMEOUT,
+        QS_BEHIND,
     ];
 
     /// The code in a few words.
@@ -90,16 +101,19 @@ impl qs_result {
             QS_IO => c"input/output error",
             QS_PANIC => c"a bug in the library was caught",
             QS_WRONG_DATABASE => c"another database than expected",
-            QS_ALREADY_OPEN => c"already open in this process",
+            QS_ALREADY_OPEN => c"already open by another copy of the library",
             QS_BUSY => c"busy, try again later",
             QS_NO_MEMORY => c"out of memory",
             QS_UNSUPPORTED => c"not readable in this environment",
+            QS_TOO_SMALL => c"the buffer is too small",
+            QS_TIMEOUT => c"nothing came within the time",
+            QS_BEHIND => c"older than what was seen before",
         }
     }
 }
 
 /// Why a call did not succeed: the code, and what `qs_last_error` will say.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) result: qs_result,
     pub(crate) message: String,
@@ -123,6 +137,7 @@ impl From<Error> for Failure {
             Error::Corrupt { .. } => QS_CORRUPT,
             Error::Format { .. } => QS_FORMAT,
             Error::WrongDatabase { .. } => QS_WRONG_DATABASE,
+            Error::Behind { .. } => QS_BEHIND,
             Error::Lmdb(cause) => of_lmdb(cause),
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied => QS_PERMISSION,
@@ -147,6 +162,7 @@ fn of_lmdb(cause: &LmdbError) -> qs_result {
         LmdbError::ReadersFull(_) | LmdbError::OpenLockTimeout { .. } => QS_BUSY,
         LmdbError::OutOfMemory(_) => QS_NO_MEMORY,
         LmdbError::ReadOnlyMount { .. }
+        | LmdbError::RemoteFilesystem { .. }
         | LmdbError::PidCollision { .. }
         | LmdbError::UnsupportedLibrary { .. } => QS_UNSUPPORTED,
         LmdbError::NulByte { .. } => QS_INVALID_ARGUMENT,

@@ -23,8 +23,8 @@ pub(crate) fn set_last_error(message: String) {
 }
 
 /// Why the calling thread's last failed call failed, for people: it names the directory, the key,
-/// what was found and what to do. Empty when none has failed; never NULL. `QS_OK` and
-/// `QS_NOT_FOUND` leave it as it was.
+/// what was found and what to do. Empty when none has failed; never NULL. `QS_OK`,
+/// `QS_NOT_FOUND`, `QS_TOO_SMALL` and `QS_TIMEOUT` leave it as it was.
 ///
 /// Ownership: the library's. It is valid until the next call of this thread that fails, and until
 /// the thread ends: copy it to keep it.

@@ -5,10 +5,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cbindgen::{Builder, Config, DocumentationLength, Language, Style};
+use cbindgen::{Builder, Config, DocumentationLength, ExportConfig, Language, Style};
 
 /// The sources that declare something, in the order of the header.
-const SOURCES: [&str; 5] = ["result.rs", "handle.rs", "open.rs", "read.rs", "text.rs"];
+const SOURCES: [&str; 10] = [
+    "result.rs",
+    "bytes.rs",
+    "handle.rs",
+    "open.rs",
+    "read.rs",
+    "snapshot.rs",
+    "scan.rs",
+    "status.rs",
+    "changes.rs",
+    "text.rs",
+];
 
 const INTRODUCTION: &str = "\
 /*
@@ -26,21 +37,47 @@ const INTRODUCTION: &str = "\
  *     qs_close(db);
  *
  * Conventions:
- *   - Every call returns a qs_result, except the three that return text and cannot fail.
- *   - Results go through pointers, and are empty (NULL, 0) after a failure.
- *   - NULL where something is needed is QS_INVALID_ARGUMENT; a handle that was closed is
- *     QS_CLOSED, for ever.
- *   - Every function may be called from every thread. No call unwinds or throws.
- *   - Memory of the library is returned to the library (qs_value_free), never to free().
- *   - A structure that is passed in begins with its size, so that programs that were compiled
- *     against an older header go on working.
+ *   - Results. Every call returns a qs_result, except the three that return text and cannot
+ *     fail. What it gives goes through pointers, and is empty (NULL, 0) unless the call returns
+ *     QS_OK; exceptions are documented. qs_last_error says more about a failure.
+ *   - Arguments. NULL where something is needed is QS_INVALID_ARGUMENT, never a crash.
+ *   - Handles (qs_db, qs_snapshot, qs_scan, qs_changes) are numbers in the guise of pointers: do
+ *     not look behind them. One that was closed is QS_CLOSED, for ever; one of another kind, or
+ *     something else, is QS_INVALID_ARGUMENT; one that was made before fork is QS_FORKED.
+ *   - Threads. Every function may be called from every thread. Calls on one qs_db run side by
+ *     side; calls on one qs_snapshot, qs_scan or qs_changes wait for each other. Closing waits
+ *     for the calls that run.
+ *   - Blocking. A call waits for something only where its comment says \"Blocks\".
+ *   - Ownership. Memory of the library is returned to the library (qs_value_free), never to
+ *     free(). What a qs_slice shows is the library's, for as long as the call's comment says.
+ *   - No call unwinds or throws. None may be made in a signal handler, and no thread may be
+ *     cancelled (pthread_cancel) in one.
+ *   - A structure with a `size` begins with it, so that programs that were compiled against an
+ *     older header go on working. Begin with its ..._INIT.
  */";
 
 const INITIALISERS: &str = "
 /**
  * The first value of a qs_open_options.
  */
-#define QS_OPEN_OPTIONS_INIT { sizeof(qs_open_options), NULL }";
+#define QS_OPEN_OPTIONS_INIT { sizeof(qs_open_options), NULL, 0 }
+
+/**
+ * The first value of a qs_scan_options.
+ */
+#define QS_SCAN_OPTIONS_INIT \\
+    { sizeof(qs_scan_options), 0, { NULL, 0 }, { NULL, 0 }, { NULL, 0 }, 0 }
+
+/**
+ * The first value of a qs_db_status.
+ */
+#define QS_DB_STATUS_INIT \\
+    { sizeof(qs_db_status), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { 0 }, { 0 } }
+
+/**
+ * The first value of a qs_change.
+ */
+#define QS_CHANGE_INIT { sizeof(qs_change), 0, 0, { NULL, 0 }, { NULL, 0 } }";
 
 fn config() -> Config {
     Config {
@@ -53,6 +90,11 @@ fn config() -> Config {
         cpp_compat: true,
         style: Style::Both,
         usize_is_size_t: true,
+        // Their numbers are in fields that later releases may put other numbers into.
+        export: ExportConfig {
+            include: vec!["qs_state".to_owned(), "qs_change_kind".to_owned()],
+            ..ExportConfig::default()
+        },
         documentation_length: DocumentationLength::Full,
         line_length: 100,
         tab_width: 4,

@@ -1,32 +1,27 @@
 /*
- * What a C program does with libquicksilver, right and wrong.
+ * What a C program does with libquicksilver when it does everything right.
  *
  *     reader DIR
  *
- * ffi/tests/c_program.rs makes the database in DIR, builds this against the shared and the static
- * library, and runs it plain, under AddressSanitizer and under valgrind.
+ * ffi/tests/c_programs.rs makes the database in DIR, builds this in several ways, and runs it
+ * plain, under AddressSanitizer and under valgrind.
  */
 #include "check.h"
-#include "quicksilver.h"
-#include "quicksilver.h" /* twice: the header guards itself */
 
-#include <pthread.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-enum { LONG_BYTES = 1 << 20, READER_THREADS = 4 };
 
 static void text_is_there(void)
 {
     CHECK(strchr(qs_version(), '.') != NULL);
     CHECK(strcmp(qs_last_error(), "") == 0);
     CHECK(strcmp(qs_strerror(QS_OK), "ok") == 0);
+    CHECK(strcmp(qs_strerror(QS_TIMEOUT), "nothing came within the time") == 0);
     CHECK(strcmp(qs_strerror(-7), "unknown result code") == 0);
     CHECK(strcmp(qs_strerror(12345), "unknown result code") == 0);
 }
 
-static void values_come_back(qs_db *db)
+static void values_come_back(const qs_db *db)
 {
     qs_value value;
     size_t n;
@@ -34,7 +29,7 @@ static void values_come_back(qs_db *db)
     RETURNS(QS_OK, qs_get(db, "hello", 5, &value));
     CHECK(value.size == 5 && strcmp((const char *)value.data, "world") == 0);
     RETURNS(QS_OK, qs_value_free(&value));
-    CHECK(value.data == NULL && value.size == 0);
+    CHECK(IS_EMPTY(value));
     RETURNS(QS_OK, qs_value_free(&value));
 
     /* A key may be any bytes, and so may a value. */
@@ -55,89 +50,234 @@ static void values_come_back(qs_db *db)
     RETURNS(QS_OK, qs_value_free(&value));
 }
 
-static void missing_keys_are_not_errors(qs_db *db)
+static void missing_keys_are_not_errors(const qs_db *db)
 {
     qs_value value;
-    uint64_t index = 0;
+    size_t size = 7;
 
     RETURNS(QS_NOT_FOUND, qs_get(db, "nobody", 6, &value));
-    CHECK(value.data == NULL && value.size == 0);
+    CHECK(IS_EMPTY(value));
     RETURNS(QS_NOT_FOUND, qs_get(db, "bin", 3, &value));
+    RETURNS(QS_NOT_FOUND, qs_get_into(db, "nobody", 6, NULL, 0, &size));
+    CHECK(size == 0);
     CHECK(strcmp(qs_last_error(), "") == 0);
+}
+
+static void values_go_into_a_buffer(const qs_db *db)
+{
+    char buffer[8] = "-------";
+    char *large = malloc(LONG_BYTES);
+    size_t size = 0;
+
+    RETURNS(QS_OK, qs_get_into(db, "hello", 5, buffer, sizeof buffer, &size));
+    CHECK(size == 5 && memcmp(buffer, "world--", 8) == 0);
+    RETURNS(QS_OK, qs_get_into(db, "hello", 5, buffer + 2, 5, &size));
+    CHECK(memcmp(buffer, "woworld", 8) == 0);
+    /* Too small: nothing is written, and how much there is is said. */
+    RETURNS(QS_TOO_SMALL, qs_get_into(db, "hello", 5, buffer, 4, &size));
+    CHECK(size == 5 && memcmp(buffer, "woworld", 8) == 0);
+    RETURNS(QS_TOO_SMALL, qs_get_into(db, "long", 4, NULL, 0, &size));
+    CHECK(size == LONG_BYTES && large != NULL);
+    RETURNS(QS_OK, qs_get_into(db, "long", 4, large, size, &size));
+    CHECK(large[1000] == (char)(1000 % 251));
+    RETURNS(QS_OK, qs_get_into(db, "empty", 5, NULL, 0, &size));
+    CHECK(size == 0);
+    CHECK(strcmp(qs_last_error(), "") == 0);
+    free(large);
+}
+
+static void several_values_at_once(const qs_db *db)
+{
+    qs_slice keys[3];
+    qs_value values[3];
+    int n;
+
+    keys[0] = slice("hello");
+    keys[1] = slice("nobody");
+    keys[2] = slice("zone/example.org");
+    RETURNS(QS_OK, qs_multi_get(db, keys, 3, values));
+    CHECK(HOLDS(values[0], "world"));
+    CHECK(IS_EMPTY(values[1]));
+    CHECK(HOLDS(values[2], "192.0.2.1"));
+    for (n = 0; n < 3; n++)
+        RETURNS(QS_OK, qs_value_free(&values[n]));
+    RETURNS(QS_OK, qs_multi_get(db, NULL, 0, NULL));
+}
+
+static void a_snapshot_shows_values_in_place(qs_snapshot *snapshot)
+{
+    qs_slice value, again;
+    uint64_t index = 0;
+
+    RETURNS(QS_OK, qs_snapshot_get(snapshot, "hello", 5, &value));
+    CHECK(HOLDS(value, "world"));
+    RETURNS(QS_OK, qs_snapshot_get(snapshot, "hello", 5, &again));
+    CHECK(value.data == again.data);
+    RETURNS(QS_OK, qs_snapshot_get(snapshot, "empty", 5, &value));
+    CHECK(value.data != NULL && value.size == 0);
+    RETURNS(QS_NOT_FOUND, qs_snapshot_get(snapshot, "nobody", 6, &value));
+    CHECK(IS_EMPTY(value));
+    /* A long value is put together once. */
+    RETURNS(QS_OK, qs_snapshot_get(snapshot, "long", 4, &value));
+    CHECK(value.size == LONG_BYTES && value.data[LONG_BYTES - 1] == (LONG_BYTES - 1) % 251);
+    RETURNS(QS_OK, qs_snapshot_get(snapshot, "long", 4, &again));
+    CHECK(value.data == again.data);
+    RETURNS(QS_OK, qs_snapshot_index(snapshot, &index));
+    CHECK(index == KEYS);
+}
+
+/* Walks over the pairs, which have to be the numbers from `first` in steps of `step`. */
+static int walk_numbers(qs_snapshot *snapshot, const qs_scan_options *options, int first, int step)
+{
+    char key_text[8], value_text[16];
+    qs_slice key, value;
+    qs_scan *scan;
+    int n;
+
+    RETURNS(QS_OK, qs_scan_begin(snapshot, options, &scan));
+    for (n = 0; qs_scan_next(scan, &key, &value) == QS_OK; n++) {
+        snprintf(key_text, sizeof key_text, "n/%03d", first + step * n);
+        snprintf(value_text, sizeof value_text, "number %d", first + step * n);
+        CHECK(HOLDS(key, key_text));
+        CHECK(HOLDS(value, value_text));
+    }
+    RETURNS(QS_NOT_FOUND, qs_scan_next(scan, &key, &value));
+    CHECK(IS_EMPTY(key) && IS_EMPTY(value));
+    RETURNS(QS_OK, qs_scan_end(scan));
+    return n;
+}
+
+static void scans_are_in_order(qs_snapshot *snapshot)
+{
+    qs_scan_options options = QS_SCAN_OPTIONS_INIT;
+
+    options.prefix = slice("n/");
+    CHECK(walk_numbers(snapshot, &options, 0, 1) == NUMBERS);
+    options.limit = 70;
+    CHECK(walk_numbers(snapshot, &options, 0, 1) == 70);
+    options.flags = QS_SCAN_BACKWARD;
+    CHECK(walk_numbers(snapshot, &options, NUMBERS - 1, -1) == 70);
+    options.limit = 0;
+    CHECK(walk_numbers(snapshot, &options, NUMBERS - 1, -1) == NUMBERS);
+
+    options.from = slice("n/010");
+    options.to = slice("n/020");
+    options.flags = 0;
+    CHECK(walk_numbers(snapshot, &options, 10, 1) == 10);
+    options.flags = QS_SCAN_TO_INCLUDED;
+    CHECK(walk_numbers(snapshot, &options, 10, 1) == 11);
+    options.flags = QS_SCAN_FROM_EXCLUDED;
+    CHECK(walk_numbers(snapshot, &options, 11, 1) == 9);
+    options.flags = QS_SCAN_FROM_EXCLUDED | QS_SCAN_TO_INCLUDED | QS_SCAN_BACKWARD;
+    CHECK(walk_numbers(snapshot, &options, 20, -1) == 10);
+    /* The bounds hold together with the prefix. */
+    options.flags = 0;
+    options.from = slice("a");
+    options.to = slice("z");
+    CHECK(walk_numbers(snapshot, &options, 0, 1) == NUMBERS);
+    options.from = slice("n/5");
+    options.to = slice("n/4");
+    CHECK(walk_numbers(snapshot, &options, 0, 1) == 0);
+    options.prefix = slice("nothing/");
+    CHECK(walk_numbers(snapshot, &options, 0, 1) == 0);
+}
+
+static void a_scan_shows_everything_and_outlives_its_snapshot(const qs_db *db)
+{
+    qs_snapshot *snapshot;
+    qs_scan *scan;
+    qs_slice key, value, last = {NULL, 0};
+    char last_key[QS_KEY_MAX_BYTES] = "";
+    int n;
+
+    RETURNS(QS_OK, qs_snapshot_begin(db, &snapshot));
+    RETURNS(QS_OK, qs_scan_begin(snapshot, NULL, &scan));
+    RETURNS(QS_OK, qs_snapshot_end(snapshot));
+    for (n = 0; qs_scan_next(scan, &key, &value) == QS_OK; n++) {
+        size_t shorter = key.size < last.size ? key.size : last.size;
+        int order = memcmp(last_key, key.data, shorter);
+        CHECK(order < 0 || (order == 0 && last.size < key.size));
+        memcpy(last_key, key.data, key.size);
+        last = key;
+        if (HOLDS(key, "long"))
+            CHECK(value.size == LONG_BYTES && value.data[1000] == 1000 % 251);
+    }
+    CHECK(n == KEYS);
+    RETURNS(QS_OK, qs_scan_end(scan));
+}
+
+static void the_status_is_told(const qs_db *db)
+{
+    qs_db_status status = QS_DB_STATUS_INIT;
+    uint64_t index = 0;
+
+    RETURNS(QS_OK, qs_status(db, &status));
+    CHECK(status.size == sizeof status);
+    CHECK(status.index == KEYS && status.keys == KEYS && status.generation == 1);
+    CHECK(status.bytes > LONG_BYTES && status.oldest_index >= 1);
+    CHECK(strlen(status.db_id) == 36 && strlen(status.history) == 36);
+    CHECK(strcmp(status.db_id, status.history) != 0);
+    CHECK(status.lag_ms == -1 && status.heartbeat_us == 0);
+    CHECK(status.sealed_at_us > 0 && status.committed_at_us > 0);
     RETURNS(QS_OK, qs_index(db, &index));
-    CHECK(index == 4);
+    CHECK(index == KEYS);
 }
 
-static void keys_out_of_bounds(qs_db *db)
+static void waiting_ends(const qs_db *db)
 {
-    char key[QS_KEY_MAX_BYTES + 1];
-    qs_value value;
+    uint64_t now = 0;
 
-    memset(key, 'k', sizeof key);
-    RETURNS(QS_NOT_FOUND, qs_get(db, key, QS_KEY_MAX_BYTES, &value));
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(db, key, QS_KEY_MAX_BYTES + 1, &value));
-    CHECK(strstr(qs_last_error(), "512 bytes") != NULL);
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(db, key, (size_t)-1, &value));
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(db, key, 0, &value));
-    CHECK(value.data == NULL && value.size == 0);
+    RETURNS(QS_OK, qs_wait(db, KEYS, -1, &now));
+    CHECK(now == KEYS);
+    RETURNS(QS_OK, qs_wait(db, 0, 0, NULL));
+    RETURNS(QS_TIMEOUT, qs_wait(db, KEYS + 1, 0, &now));
+    CHECK(now == KEYS);
+    RETURNS(QS_TIMEOUT, qs_wait(db, UINT64_MAX, 20, NULL));
+    CHECK(strcmp(qs_last_error(), "") == 0);
 }
 
-static void every_null(const char *dir, qs_db *db)
+static void changes_are_told_in_order(const qs_db *db)
 {
-    qs_open_options options = QS_OPEN_OPTIONS_INIT;
-    qs_db *out = db;
-    qs_value value;
-    uint64_t index;
+    qs_change change = QS_CHANGE_INIT;
+    qs_changes *changes;
+    uint64_t index, position = 0, seen = 0;
 
-    RETURNS(QS_INVALID_ARGUMENT, qs_open(NULL, NULL, NULL));
-    RETURNS(QS_INVALID_ARGUMENT, qs_open(NULL, &options, &out));
-    CHECK(out == NULL);
-    RETURNS(QS_INVALID_ARGUMENT, qs_open(dir, &options, NULL));
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(NULL, NULL, 0, NULL));
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(NULL, "hello", 5, &value));
-    CHECK(strcmp(qs_last_error(), "db is NULL") == 0);
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(db, NULL, 5, &value));
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(db, NULL, 0, &value));
-    CHECK(value.data == NULL && value.size == 0);
-    RETURNS(QS_INVALID_ARGUMENT, qs_get(db, "hello", 5, NULL));
-    RETURNS(QS_INVALID_ARGUMENT, qs_index(NULL, NULL));
-    RETURNS(QS_INVALID_ARGUMENT, qs_index(NULL, &index));
-    RETURNS(QS_INVALID_ARGUMENT, qs_index(db, NULL));
-    RETURNS(QS_INVALID_ARGUMENT, qs_close(NULL));
-    RETURNS(QS_OK, qs_value_free(NULL));
+    RETURNS(QS_OK, qs_changes_open(db, 0, NULL, 0, &changes));
+    for (index = 1; index <= KEYS; index++) {
+        RETURNS(QS_OK, qs_changes_next(changes, 0, &change));
+        CHECK(change.size == sizeof change);
+        CHECK(change.index == index && change.kind == QS_CHANGE_SET && change.key.size > 0);
+        if (HOLDS(change.key, "hello"))
+            CHECK(HOLDS(change.value, "world"));
+        RETURNS(QS_OK, qs_changes_position(changes, &position));
+        CHECK(position == index);
+    }
+    RETURNS(QS_TIMEOUT, qs_changes_next(changes, 0, &change));
+    CHECK(change.kind == QS_CHANGE_NONE && change.index == 0 && IS_EMPTY(change.key));
+    RETURNS(QS_OK, qs_changes_close(changes));
+
+    RETURNS(QS_OK, qs_changes_open(db, 0, "zone/", 5, &changes));
+    while (qs_changes_next(changes, 20, &change) == QS_OK) {
+        CHECK(change.key.size == strlen("zone/example.org"));
+        seen++;
+    }
+    CHECK(seen == 2);
+    /* What does not concern the prefix is behind it too. */
+    RETURNS(QS_OK, qs_changes_position(changes, &position));
+    CHECK(position == KEYS);
+    RETURNS(QS_OK, qs_changes_close(changes));
 }
 
-static void options_are_checked(const char *dir)
+static void a_child_opens_the_database_itself(const char *dir)
 {
-    qs_open_options options = QS_OPEN_OPTIONS_INIT;
-    qs_db *out;
-
-    RETURNS(QS_NO_DATABASE, qs_open("/nonexistent", NULL, &out));
-    CHECK(strstr(qs_last_error(), "/nonexistent") != NULL);
-    options.db_id = "not an id";
-    RETURNS(QS_INVALID_ARGUMENT, qs_open(dir, &options, &out));
-    options.db_id = "00000000-0000-4000-8000-000000000000";
-    RETURNS(QS_WRONG_DATABASE, qs_open(dir, &options, &out));
-    options.db_id = NULL;
-    options.size = 1;
-    RETURNS(QS_INVALID_ARGUMENT, qs_open(dir, &options, &out));
-    CHECK(out == NULL);
-}
-
-static void a_child_has_to_open_again(const char *dir, qs_db *db)
-{
-    int status = 0;
+    int status = -1;
     pid_t child = fork();
 
     CHECK(child >= 0);
     if (child == 0) {
         qs_db *mine;
-        qs_value value;
-        RETURNS(QS_FORKED, qs_get(db, "hello", 5, &value));
-        RETURNS(QS_FORKED, qs_close(db));
         RETURNS(QS_OK, qs_open(dir, NULL, &mine));
-        RETURNS(QS_OK, qs_get(mine, "hello", 5, &value));
-        RETURNS(QS_OK, qs_value_free(&value));
+        values_come_back(mine);
         RETURNS(QS_OK, qs_close(mine));
         _exit(0);
     }
@@ -145,82 +285,80 @@ static void a_child_has_to_open_again(const char *dir, qs_db *db)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-static void *read_until_closed(void *argument)
+static void the_database_can_be_named(const char *dir, const char *db_id)
 {
-    qs_db *db = argument;
-    qs_value value;
-    qs_result result;
-    long count;
+    qs_open_options options = QS_OPEN_OPTIONS_INIT;
+    qs_db *db;
 
-    for (count = 0; (result = qs_get(db, "hello", 5, &value)) == QS_OK; count++) {
-        CHECK(value.size == 5 && memcmp(value.data, "world", 5) == 0);
-        RETURNS(QS_OK, qs_value_free(&value));
-    }
-    RETURNS(QS_CLOSED, result);
-    return NULL;
-}
-
-static void closing_under_readers(qs_db *db)
-{
-    pthread_t threads[READER_THREADS];
-    qs_value value;
-    int n;
-
-    for (n = 0; n < READER_THREADS; n++)
-        CHECK(pthread_create(&threads[n], NULL, read_until_closed, db) == 0);
-    for (n = 0; n < 1000; n++) {
-        RETURNS(QS_OK, qs_get(db, "hello", 5, &value));
-        RETURNS(QS_OK, qs_value_free(&value));
-    }
+    options.db_id = db_id;
+    options.wait_ms = 10;
+    RETURNS(QS_OK, qs_open(dir, &options, &db));
     RETURNS(QS_OK, qs_close(db));
-    for (n = 0; n < READER_THREADS; n++)
-        CHECK(pthread_join(threads[n], NULL) == 0);
 }
 
-static void use_after_close(const char *dir, qs_db *db, qs_value *kept)
+static void the_database_can_be_opened_twice(const char *dir, const qs_db *db)
 {
-    qs_db *again;
-    qs_value value;
-    uint64_t index = 7;
-    int n;
+    qs_db *other;
 
-    RETURNS(QS_OK, qs_open(dir, NULL, &again));
-    CHECK(again != db);
-    for (n = 0; n < 3; n++) {
-        RETURNS(QS_CLOSED, qs_get(db, "hello", 5, &value));
-        CHECK(value.data == NULL && value.size == 0);
-        RETURNS(QS_CLOSED, qs_index(db, &index));
-        CHECK(index == 0);
-        RETURNS(QS_CLOSED, qs_close(db));
-    }
-    RETURNS(QS_OK, qs_close(again));
-    /* A value outlives its handle. */
-    CHECK(strcmp((const char *)kept->data, "world") == 0);
-    RETURNS(QS_OK, qs_value_free(kept));
+    RETURNS(QS_OK, qs_open(dir, NULL, &other));
+    CHECK(other != db);
+    values_come_back(other);
+    RETURNS(QS_OK, qs_close(other));
+    values_come_back(db);
+}
+
+/* What was got outlives what it was got from. */
+static void things_outlive_the_database(qs_db *db)
+{
+    qs_change change = QS_CHANGE_INIT;
+    qs_snapshot *snapshot;
+    qs_changes *changes;
+    qs_slice slice_of_it;
+    qs_value value;
+
+    RETURNS(QS_OK, qs_get(db, "hello", 5, &value));
+    RETURNS(QS_OK, qs_snapshot_begin(db, &snapshot));
+    RETURNS(QS_OK, qs_changes_open(db, KEYS - 1, NULL, 0, &changes));
+    RETURNS(QS_OK, qs_close(db));
+    CHECK(HOLDS(value, "world"));
+    RETURNS(QS_OK, qs_value_free(&value));
+    RETURNS(QS_OK, qs_snapshot_get(snapshot, "hello", 5, &slice_of_it));
+    CHECK(HOLDS(slice_of_it, "world"));
+    RETURNS(QS_OK, qs_snapshot_end(snapshot));
+    RETURNS(QS_OK, qs_changes_next(changes, 0, &change));
+    CHECK(change.index == KEYS);
+    RETURNS(QS_OK, qs_changes_close(changes));
 }
 
 int main(int argc, char **argv)
 {
-    qs_open_options options = QS_OPEN_OPTIONS_INIT;
-    qs_db *db, *second;
-    qs_value kept;
+    qs_db_status status = QS_DB_STATUS_INIT;
+    qs_snapshot *snapshot;
+    qs_db *db;
 
     if (argc != 2) {
         fprintf(stderr, "usage: %s DIR\n", argv[0]);
         return 2;
     }
     text_is_there();
-    RETURNS(QS_OK, qs_open(argv[1], &options, &db));
+    RETURNS(QS_OK, qs_open(argv[1], NULL, &db));
     values_come_back(db);
     missing_keys_are_not_errors(db);
-    keys_out_of_bounds(db);
-    every_null(argv[1], db);
-    RETURNS(QS_ALREADY_OPEN, qs_open(argv[1], NULL, &second));
-    a_child_has_to_open_again(argv[1], db);
-    RETURNS(QS_OK, qs_get(db, "hello", 5, &kept));
-    closing_under_readers(db);
-    use_after_close(argv[1], db, &kept);
-    options_are_checked(argv[1]);
+    values_go_into_a_buffer(db);
+    several_values_at_once(db);
+    RETURNS(QS_OK, qs_snapshot_begin(db, &snapshot));
+    a_snapshot_shows_values_in_place(snapshot);
+    scans_are_in_order(snapshot);
+    RETURNS(QS_OK, qs_snapshot_end(snapshot));
+    a_scan_shows_everything_and_outlives_its_snapshot(db);
+    the_status_is_told(db);
+    waiting_ends(db);
+    changes_are_told_in_order(db);
+    a_child_opens_the_database_itself(argv[1]);
+    the_database_can_be_opened_twice(argv[1], db);
+    RETURNS(QS_OK, qs_status(db, &status));
+    things_outlive_the_database(db);
+    the_database_can_be_named(argv[1], status.db_id);
     puts("all is well");
     return 0;
 }

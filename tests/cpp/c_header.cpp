@@ -1,8 +1,8 @@
 // The C header in a C++ program: it compiles without warnings, links, and the calls have C names.
 //
-//     header DIR
-#include "quicksilver.h"
-#include "quicksilver.h"
+//     c_header DIR
+#include <quicksilver.h>
+#include <quicksilver.h>
 
 #include <cstdio>
 #include <string>

@@ -1,0 +1,100 @@
+//! "A C or C++ service reads what was written at the root, and learns of it." The programs of
+//! ffi/examples and tests/c, built against the library as it is installed, run beside a leaf: one
+//! starts before the leaf has its first copy and waits, one watches, one answers questions.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+#[path = "../../ffi/tests/workshop/mod.rs"]
+mod workshop;
+
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use quicksilver_tests::{Cluster, Process, eventually, resp};
+use workshop::{Library, Workshop};
+
+/// For a write to reach a leaf and a program there. It takes milliseconds; machines are busy.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Waits until a program has written these lines to its log.
+fn await_lines(log: &Path, expected: &[&str]) {
+    let mut seen = String::new();
+    let all = eventually(&format!("{} shows {expected:?}", log.display()), SOON, || {
+        seen = std::fs::read_to_string(log).unwrap();
+        (seen.lines().count() >= expected.len()).then(|| seen.clone())
+    });
+    assert_eq!(all.lines().collect::<Vec<_>>(), expected);
+}
+
+fn set(root: &mut resp::Client, key: &str, value: &str) {
+    assert!(root.call(&["SET", key, value]).unwrap().is_ok());
+}
+
+/// Asks a dns example until it gives the answer.
+fn await_answer(address: &str, question: &str, expected: &str) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    eventually(&format!("{question} is {expected}"), SOON, || {
+        socket.send(question.as_bytes()).unwrap();
+        let mut answer = [0; 100];
+        let size = socket.recv(&mut answer).unwrap();
+        (&answer[..size] == expected.as_bytes()).then_some(())
+    });
+}
+
+/// Starts a program with its output in a file, whose path it gives.
+fn start(program: &Path, arguments: &[&str], dir: &Path) -> (Process, PathBuf) {
+    let log = dir.join(format!("{}.txt", program.file_name().unwrap().display()));
+    let _ = std::fs::remove_file(&log);
+    (Process::start(Command::new(program).args(arguments), &log), log)
+}
+
+#[test]
+fn c_and_cpp_programs_beside_a_leaf() {
+    let workshop = Workshop::open();
+    let mut cluster = Cluster::new();
+    cluster.root("root");
+    cluster.leaf("leaf", &["root"]);
+    let data = cluster.node("leaf").data_dir().display().to_string();
+    let dir = cluster.path().to_owned();
+
+    let live = workshop.build("cc", &[], "tests/c/live.c", Library::Shared);
+    let (mut live, live_log) = start(&live, &[&data, "2", "zone/b"], &dir);
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    set(&mut root, "zone/a", "192.0.2.1");
+    set(&mut root, "zone/b", "192.0.2.2");
+    assert!(live.await_exit(SOON).success(), "{}", std::fs::read_to_string(live_log).unwrap());
+    await_lines(&live_log, &["192.0.2.2"]);
+
+    for (compiler, flags, suffix) in [("cc", &[][..], "c"), ("c++", &["-std=c++17"], "cpp")] {
+        set(&mut root, "zone/a", "192.0.2.1");
+        cluster.await_converged(SOON);
+        let source = |name: &str| format!("ffi/examples/{name}.{suffix}");
+
+        let watch = workshop.build(compiler, flags, &source("watch"), Library::Shared);
+        let (mut watch, log) = start(&watch, &["--once", "4", &data, "zone/"], &dir);
+        await_lines(&log, &["set zone/a 192.0.2.1", "set zone/b 192.0.2.2"]);
+
+        let dns = workshop.build(compiler, flags, &source("dns"), Library::Shared);
+        let (_dns, dns_log) = start(&dns, &[&data], &dir);
+        let address = eventually("dns says where it listens", SOON, || {
+            let said = std::fs::read_to_string(&dns_log).unwrap();
+            Some(said.strip_suffix('\n')?.strip_prefix("listening on ")?.to_owned())
+        });
+        await_answer(&address, "a", "192.0.2.1");
+        await_answer(&address, "c", "NXDOMAIN");
+
+        set(&mut root, "zone/a", "192.0.2.3");
+        await_answer(&address, "a", "192.0.2.3");
+        assert!(root.call(&["DEL", "zone/a"]).unwrap().error().is_empty());
+        await_answer(&address, "a", "NXDOMAIN");
+        await_lines(
+            &log,
+            &["set zone/a 192.0.2.1", "set zone/b 192.0.2.2", "set zone/a 192.0.2.3", "del zone/a"],
+        );
+        assert!(watch.await_exit(SOON).success());
+    }
+}
