@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use database::database;
+use database::{database, made_of};
 use reader::HistoryId;
 use reader::testing::Db;
 use workshop::{Library, Workshop, install, profile_directory, repository, run};
@@ -132,6 +132,14 @@ fn the_readme_is_true() {
 
 const CPP_HELLO: &str = "world\nzone/example.net 192.0.2.2\nzone/example.org 192.0.2.1\n";
 
+#[test]
+fn the_go_examples_work() {
+    let (workshop, db) = (Workshop::open(), database());
+    let Some(dns) = workshop.build_go("dns") else { return };
+    answers(&dns, &db);
+    watches(&workshop.build_go("watch").unwrap());
+}
+
 /// Starts an example and gives its output, line by line.
 fn start(command: &mut Command) -> (Child, impl FnMut() -> String + use<>) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -156,7 +164,8 @@ fn says_why_it_cannot_open(program: &Path) {
 /// The example watch: what is there, what changes, and what is there after a restore.
 fn watches(program: &Path) {
     says_why_it_cannot_open(program);
-    let db = Db::from([("zone/a", "1"), ("zone/b", "2"), ("other", "3")]).unwrap();
+    let pairs = [("zone/a", "1"), ("zone/b", "2"), ("other", "3")];
+    let db = made_of(&pairs.map(|(key, value)| (key.into(), value.into())));
     let (mut watch, mut line) =
         start(Command::new(program).args(["--once", "6"]).arg(db.path()).arg("zone/"));
     assert_eq!([line(), line()], ["set zone/a 1", "set zone/b 2"]);

@@ -1,6 +1,7 @@
-//! "A C or C++ service reads what was written at the root, and learns of it." The programs of
-//! ffi/examples and tests/c, built against the library as it is installed, run beside a leaf: one
-//! starts before the leaf has its first copy and waits, one watches, one answers questions.
+//! "A service in C, C++ or Go reads what was written at the root, and learns of it." The programs
+//! of ffi/examples, ffi/go/examples and tests/c, built against the library as it is installed, run
+//! beside a leaf: one starts before the leaf has its first copy and waits, one watches, one answers
+//! questions. So do the tests of the Go package that write.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 #[path = "../../ffi/tests/workshop/mod.rs"]
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use quicksilver_tests::process::binary;
 use quicksilver_tests::{Cluster, Process, eventually, resp};
-use workshop::{Library, Workshop};
+use workshop::{Library, Workshop, run};
 
 /// For a write to reach a leaf and a program there. It takes milliseconds; machines are busy.
 const SOON: Duration = Duration::from_secs(20);
@@ -51,8 +53,30 @@ fn start(program: &Path, arguments: &[&str], dir: &Path) -> (Process, PathBuf) {
     (Process::start(Command::new(program).args(arguments), &log), log)
 }
 
+enum Language {
+    C,
+    Cpp,
+    Go,
+}
+
+impl Language {
+    /// Builds one of the examples, which are the same in every language; `None` when the language
+    /// is not there.
+    fn example(&self, name: &str, workshop: &Workshop) -> Option<PathBuf> {
+        let build = |compiler, flags: &[&str], suffix| {
+            let source = format!("ffi/examples/{name}.{suffix}");
+            Some(workshop.build(compiler, flags, &source, Library::Shared))
+        };
+        match self {
+            Language::C => build("cc", &[], "c"),
+            Language::Cpp => build("c++", &["-std=c++17"], "cpp"),
+            Language::Go => workshop.build_go(name),
+        }
+    }
+}
+
 #[test]
-fn c_and_cpp_programs_beside_a_leaf() {
+fn programs_of_every_language_beside_a_leaf() {
     let workshop = Workshop::open();
     let mut cluster = Cluster::new();
     cluster.root("root");
@@ -69,16 +93,15 @@ fn c_and_cpp_programs_beside_a_leaf() {
     assert!(live.await_exit(SOON).success(), "{}", std::fs::read_to_string(live_log).unwrap());
     await_lines(&live_log, &["192.0.2.2"]);
 
-    for (compiler, flags, suffix) in [("cc", &[][..], "c"), ("c++", &["-std=c++17"], "cpp")] {
+    for language in [Language::C, Language::Cpp, Language::Go] {
         set(&mut root, "zone/a", "192.0.2.1");
         cluster.await_converged(SOON);
-        let source = |name: &str| format!("ffi/examples/{name}.{suffix}");
 
-        let watch = workshop.build(compiler, flags, &source("watch"), Library::Shared);
+        let Some(watch) = language.example("watch", &workshop) else { continue };
         let (mut watch, log) = start(&watch, &["--once", "4", &data, "zone/"], &dir);
         await_lines(&log, &["set zone/a 192.0.2.1", "set zone/b 192.0.2.2"]);
 
-        let dns = workshop.build(compiler, flags, &source("dns"), Library::Shared);
+        let dns = language.example("dns", &workshop).unwrap();
         let (_dns, dns_log) = start(&dns, &[&data], &dir);
         let address = eventually("dns says where it listens", SOON, || {
             let said = std::fs::read_to_string(&dns_log).unwrap();
@@ -97,4 +120,21 @@ fn c_and_cpp_programs_beside_a_leaf() {
         );
         assert!(watch.await_exit(SOON).success());
     }
+}
+
+#[test]
+fn the_tests_of_the_go_package_beside_a_leaf() {
+    let workshop = Workshop::open();
+    let Some(mut test) = workshop.go(&["test", "-race", "-count=1", "-v", "."]) else { return };
+    let mut cluster = Cluster::new();
+    cluster.root("root");
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let said = run(test
+        .args(["-run", "TestWhatIsWrittenIsWatched|TestWaitForAWrite|TestStatusOfALeaf"])
+        .env("QSCTL", binary("qsctl"))
+        .env("QS_TEST_LEAF", cluster.node("leaf").data_dir())
+        .env("QS_TEST_ROOT", cluster.node("root").socket("client")));
+    println!("{said}");
+    assert_eq!(said.matches("--- PASS").count(), 3, "{said}");
 }

@@ -4,6 +4,8 @@
 //! `tests/tests/c_programs.rs`.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+mod go;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

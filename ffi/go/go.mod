@@ -1,0 +1,3 @@
+module quicksilver
+
+go 1.19
