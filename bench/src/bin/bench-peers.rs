@@ -1,4 +1,4 @@
-//! One read of a 100-byte value among a million keys: ours beside the servers that people use, and
+//! One read of a 100-byte value among 20 and among a million keys: ours beside the servers that people use, and
 //! beside what no server can reach, a hash map in the same process.
 //!
 //! `bench-peers [--keys N] [--rounds N] [--plots DIR] [--quick]`
@@ -16,7 +16,8 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -35,6 +36,8 @@ use quicksilver_tests::process::is_installed;
 const GETS: usize = 200_000;
 const SOCKET_GETS: usize = 5_000;
 const ETCD_GETS: usize = 1_000;
+/// Between two rounds.
+const SETTLE: Duration = Duration::from_millis(50);
 /// Requests that are sent in one piece, as `redis-benchmark -P 64` does.
 const PIPELINE: usize = 64;
 /// What one read of Redis has to cost at least, in reads of ours.
@@ -201,7 +204,7 @@ fn etcd(keys: u64, cores: &[usize], sequence: &[u8]) -> Result<Vec<Contestant>> 
     asked("etcd, serializable, gRPC by hand", &Rc::new(server), cores, sequence, client)
 }
 
-fn print(contestants: &[Contestant], missing: &[&str], keys: u64) -> Result<()> {
+fn print(contestants: &[Contestant], missing: &[String]) {
     let of = |name: &str| {
         let found = contestants.iter().find(|contestant| contestant.name == name);
         found.map_or(f64::NAN, Contestant::median)
@@ -227,11 +230,7 @@ fn print(contestants: &[Contestant], missing: &[&str], keys: u64) -> Result<()> 
             println!("A read of Redis, {place}: {factor:.0} of ours; target {TARGET}: {met}.");
         }
     }
-    let bars = contestants.iter().map(|c| (c.name.clone(), c.median())).collect();
-    let title = &format!("One read of 100 bytes among {} keys (logarithmic)", grouped(keys));
-    let groups = vec![(String::new(), bars)];
-    let label = plot::nanoseconds;
-    plot::save("peers", &Bars { title, logarithmic: true, label, marks: vec![], groups }.svg())
+    println!();
 }
 
 /// Keeps this process on the last core, and returns the cores on which a server may be: the same,
@@ -244,46 +243,72 @@ fn choose_cores() -> Result<Vec<usize>> {
     Ok((0..cpus).rev().take(2).collect())
 }
 
-fn main() -> Result<()> {
-    let quick = flag("--quick");
-    let keys = option("--keys", if quick { 100_000 } else { 1_000_000 })?;
-    let rounds = option("--rounds", if quick { 3 } else { 11 })?;
-    let cores = choose_cores()?;
-    let dir = tempfile::tempdir()?;
-    loader::build(dir.path(), keys)?;
+/// Starts a server and makes contestants of it.
+type Start<'a> = &'a dyn Fn() -> Result<Vec<Contestant>>;
+
+/// Everybody on one data set; who is not installed is named in the second list.
+fn start_all(dir: &Path, keys: u64, cores: &[usize]) -> Result<(Vec<Contestant>, Vec<String>)> {
     let sequence = dataset::sequence(Distribution::Uniform, keys, GETS, 42);
     let long: Vec<u8> = sequence.into_iter().flat_map(dataset::key).collect();
     let short = &long[..SOCKET_GETS * KEY_BYTES];
-
-    let mut contestants = in_memory(dir.path(), keys, &long)?;
+    let fewest = &long[..ETCD_GETS * KEY_BYTES];
+    let mut contestants = in_memory(dir, keys, &long)?;
     let mut missing = Vec::new();
-    let mut add = |package, program, start: &dyn Fn() -> Result<Vec<Contestant>>| -> Result<()> {
+    let mut add = |package: &str, program, start: Start| -> Result<()> {
         match is_installed(program) {
             true => contestants.extend(start()?),
-            false => missing.push(package),
+            false => missing.push(package.to_owned()),
         }
         Ok(())
     };
-    add(redis::PACKAGE, redis::PROGRAM, &|| redis(keys, &cores, short, &long))?;
-    add(memcached::PACKAGE, memcached::PROGRAM, &|| memcached(keys, &cores, short))?;
-    add(etcd::PACKAGE, etcd::PROGRAM, &|| etcd(keys, &cores, &long[..ETCD_GETS * KEY_BYTES]))?;
+    add(redis::PACKAGE, redis::PROGRAM, &|| redis(keys, cores, short, &long))?;
+    add(memcached::PACKAGE, memcached::PROGRAM, &|| memcached(keys, cores, short))?;
+    add(etcd::PACKAGE, etcd::PROGRAM, &|| etcd(keys, cores, fewest))?;
+    Ok((contestants, missing))
+}
 
-    println!(
-        "{} keys, uniform; {KEY_BYTES}-byte keys, {VALUE_BYTES}-byte values; one closed-loop \
-         client; medians of {rounds} interleaved rounds.\n",
-        grouped(keys)
-    );
+/// Everybody in turns, on so many keys; returns a group of bars.
+fn measure(keys: u64, rounds: usize, cores: &[usize]) -> Result<(String, Vec<(String, f64)>)> {
+    let dir = tempfile::tempdir()?;
+    loader::build(dir.path(), keys)?;
+    let (mut contestants, missing) = start_all(dir.path(), keys, cores)?;
     for contestant in &mut contestants {
         contestant.make_round()?; // warms caches and connections
     }
     for round in 0..rounds {
         let count = contestants.len();
         for turn in 0..count {
-            // Nobody always comes first.
-            let contestant = &mut contestants[(turn + round) % count];
+            // Nobody always comes first, or always after the same one.
+            let step = if round % 2 == 0 { 1 } else { count - 1 };
+            let contestant = &mut contestants[(turn * step + round) % count];
+            // What a server still does after its last answer is not the next one's to pay for.
+            thread::sleep(SETTLE);
             let ns = contestant.make_round()?;
             contestant.ns.push(ns);
         }
     }
-    print(&contestants, &missing, keys)
+    let name = format!("{} keys, uniform", grouped(keys));
+    println!("{name}:\n");
+    print(&contestants, &missing);
+    Ok((name, contestants.iter().map(|c| (c.name.clone(), c.median())).collect()))
+}
+
+fn main() -> Result<()> {
+    let quick = flag("--quick");
+    let sizes = match option("--keys", 0)? {
+        0 if quick => vec![20, 100_000],
+        0 => vec![20, 1_000_000],
+        keys => vec![keys],
+    };
+    let rounds = option("--rounds", if quick { 3 } else { 11 })?;
+    let cores = choose_cores()?;
+    println!(
+        "{KEY_BYTES}-byte keys, {VALUE_BYTES}-byte values; one closed-loop client; medians of \
+         {rounds} interleaved rounds.\n"
+    );
+    let groups = sizes.into_iter().map(|keys| measure(keys, rounds, &cores));
+    let groups = groups.collect::<Result<_>>()?;
+    let title = "One read of 100 bytes (logarithmic)";
+    let label = plot::nanoseconds;
+    plot::save("peers", &Bars { title, logarithmic: true, label, marks: vec![], groups }.svg())
 }

@@ -1,6 +1,6 @@
 //! memcached, over its text protocol: the leanest server there is, without durability.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::Command;
 
 use super::{Get, Server, socket_in};
@@ -85,7 +85,8 @@ impl Client {
     fn append_set(&mut self, key: &[u8], value: &[u8]) {
         self.request.extend_from_slice(b"set ");
         self.request.extend_from_slice(key);
-        self.request.extend_from_slice(format!(" 0 0 {}\r\n", value.len()).as_bytes());
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.request, " 0 0 {}\r\n", value.len());
         self.request.extend_from_slice(value);
         self.request.extend_from_slice(b"\r\n");
     }

@@ -1,6 +1,6 @@
 //! The Redis protocol, as far as SET and GET need it: for Redis, and for Quicksilver's writers.
 
-use std::io;
+use std::io::{self, Write};
 
 use super::Get;
 use crate::connection::{Address, Connection, garbled, number};
@@ -96,9 +96,10 @@ impl Get for Client {
 }
 
 fn append(request: &mut Vec<u8>, arguments: &[&[u8]]) {
-    request.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+    // Writing to a Vec cannot fail.
+    let _ = write!(request, "*{}\r\n", arguments.len());
     for argument in arguments {
-        request.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        let _ = write!(request, "${}\r\n", argument.len());
         request.extend_from_slice(argument);
         request.extend_from_slice(b"\r\n");
     }

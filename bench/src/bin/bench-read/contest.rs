@@ -55,7 +55,7 @@ const fn ours(
     Way { name, program, word, beside: Some(beside), target }
 }
 
-pub(crate) const WAYS: [Way; 12] = [
+pub(crate) const WAYS: [Way; 14] = [
     lmdb(PLAIN, "renew"),
     lmdb(PLAIN_READ, "sum"),
     lmdb(PLAIN_INTO, "into"),
@@ -67,7 +67,9 @@ pub(crate) const WAYS: [Way; 12] = [
     ours("Reader::get_into, both copied", Program::Rust, "into", PLAIN_INTO, None),
     ours("Reader::get, both copied", Program::Rust, "get", PLAIN_COPY, None),
     ours("Snapshot::get, one snapshot", Program::Rust, "snapshot", PLAIN_ONE, Some(1.15)),
+    ours("qs_get_into a buffer", Program::CAbi, "into", PLAIN, Some(1.25)),
     ours("qs_get, both copied", Program::CAbi, "get", PLAIN_COPY, Some(1.25)),
+    ours("qs_snapshot_get, one snapshot", Program::CAbi, "snapshot", PLAIN_ONE, None),
 ];
 
 /// Where a way stands in [`WAYS`].

@@ -165,7 +165,7 @@ fn main() -> Result<()> {
         return child::main(&arguments[1..]);
     }
     let quick = flag("--quick");
-    let rounds = option("--rounds", if quick { 7 } else { 31 })?;
+    let rounds = option("--rounds", if quick { 7 } else { 21 })?;
     let sizes = match option("--keys", 0)? {
         0 if quick => vec![20, 100_000],
         0 => vec![20, 100_000, 1_000_000, 10_000_000],

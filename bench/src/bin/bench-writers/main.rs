@@ -138,8 +138,14 @@ fn print_targets(cells: &[Cell], systems: &[System]) {
 
 fn draw(cells: &[Cell], kind: Loop) -> Result<()> {
     let (name, title) = match kind {
-        Loop::Closed => ("writers-closed", "Reads beside two writers, one after the other"),
-        Loop::Open => ("writers-open", "Reads beside two writers, 1,000 a second from schedule"),
+        Loop::Closed => (
+            "writers-closed",
+            "Reads beside two writers, one after the other (*: applies too little to count)",
+        ),
+        Loop::Open => (
+            "writers-open",
+            "Reads beside two writers, 1,000 a second from schedule (*: applies too little)",
+        ),
     };
     let busy = cells.iter().filter(|cell| cell.kind == kind && cell.writers == 2);
     let lines = busy.map(|cell| {
