@@ -210,6 +210,10 @@ struct Change {
 };
 
 // What changes in a database, entry by entry, in the order of the writes.
+//
+// To go on where an earlier run of the program was, keep the index of the last change together with
+// Status's history. An index says nothing of another past: when the database was restored
+// meanwhile, the histories differ and the feed cannot know; begin from a snapshot then.
 class Changes {
 public:
     // Waits for the next change; nullopt when none came within the timeout (0: does not wait).

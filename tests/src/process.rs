@@ -134,12 +134,22 @@ pub fn binary(name: &str) -> PathBuf {
         None => {
             let dir = directory_beside_the_test();
             if !dir.join("quicksilverd").exists() || !dir.join("qsctl").exists() {
-                build(&dir);
+                build(&dir, &["-p", "quicksilver-replicator", "--bins"]);
             }
             dir
         }
     });
     dir.join(name)
+}
+
+/// The path of one of the reader's examples: beside the test, built when it is not there yet.
+pub fn example(name: &str) -> PathBuf {
+    let dir = directory_beside_the_test();
+    let path = dir.join("examples").join(name);
+    if !path.exists() {
+        build(&dir, &["-p", "quicksilver-kv", "--examples"]);
+    }
+    path
 }
 
 /// The path of one of this package's own programs.
@@ -162,14 +172,14 @@ fn directory_beside_the_test() -> PathBuf {
     dir.to_owned()
 }
 
-fn build(dir: &Path) {
+fn build(dir: &Path, what: &[&str]) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "-p", "quicksilver-replicator", "--bins"]);
+    cargo.arg("build").args(what);
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "building quicksilverd and qsctl failed");
+    assert!(status.success(), "cargo build {what:?} failed");
 }
 
 /// Whether a program can be found.

@@ -1,6 +1,6 @@
-//! "A service in C, C++ or Go reads what was written at the root, and learns of it." The programs
-//! of ffi/examples, ffi/go/examples and tests/c, built against the library as it is installed, run
-//! beside a leaf: one starts before the leaf has its first copy and waits, one watches, one answers
+//! "A service in Rust, C, C++ or Go reads what was written at the root, and learns of it." The
+//! programs of reader-lib/examples, and those of ffi/examples, ffi/go/examples and tests/c, built
+//! against the library as it is installed, run beside a leaf: one starts before the leaf has its first copy and waits, one watches, one answers
 //! questions. So do the tests of the Go package that write.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use quicksilver_tests::process::binary;
+use quicksilver_tests::process::{binary, example};
 use quicksilver_tests::{Cluster, Process, eventually, resp};
 use workshop::{Library, Workshop, run};
 
@@ -54,6 +54,7 @@ fn start(program: &Path, arguments: &[&str], dir: &Path) -> (Process, PathBuf) {
 }
 
 enum Language {
+    Rust,
     C,
     Cpp,
     Go,
@@ -68,6 +69,7 @@ impl Language {
             Some(workshop.build(compiler, flags, &source, Library::Shared))
         };
         match self {
+            Language::Rust => Some(example(name)),
             Language::C => build("cc", &[], "c"),
             Language::Cpp => build("c++", &["-std=c++17"], "cpp"),
             Language::Go => workshop.build_go(name),
@@ -93,7 +95,7 @@ fn programs_of_every_language_beside_a_leaf() {
     assert!(live.await_exit(SOON).success(), "{}", std::fs::read_to_string(live_log).unwrap());
     await_lines(&live_log, &["192.0.2.2"]);
 
-    for language in [Language::C, Language::Cpp, Language::Go] {
+    for language in [Language::Rust, Language::C, Language::Cpp, Language::Go] {
         set(&mut root, "zone/a", "192.0.2.1");
         cluster.await_converged(SOON);
 
