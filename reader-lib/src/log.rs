@@ -157,6 +157,26 @@ pub fn read_after<T: Transaction>(
     Ok(out)
 }
 
+/// Checks that the newest record ends where `meta` says that the log ends. It looks at the record's
+/// first piece and at nothing else, whatever the size of the database.
+pub fn check_end<T: Transaction>(environment: &Environment, txn: &T) -> Result<()> {
+    let state = environment.log_state(txn)?;
+    if state.oldest > state.last.index {
+        return Ok(());
+    }
+    let records = Records::from(environment, txn, state.last.index)?;
+    let corrupt = |problem| Error::corrupt(BUCKET_LOG, &chunk::key(state.last.index, 0), problem);
+    let Some((first, piece)) = &records.head else {
+        return Err(corrupt("missing, although meta says it is there".to_owned()));
+    };
+    let header = batch::BatchHeader::decode(piece).map_err(|e| corrupt(e.to_string()))?;
+    if header.first != *first || header.after() != state.last {
+        let (found, expected) = (header.after(), state.last);
+        return Err(corrupt(format!("the newest record ends at {found}, meta says {expected}")));
+    }
+    Ok(())
+}
+
 /// What the log says of `index`.
 pub fn hash_at<T: Transaction>(environment: &Environment, txn: &T, index: Index) -> Result<HashAt> {
     let state = environment.log_state(txn)?;

@@ -28,7 +28,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use quicksilver_format::{DbId, Entry, HistoryId, Index};
 
 use crate::Reader;
-use crate::build::{self, Builder, Options, Result, directory};
+use crate::build::{self, Builder, Options, Result, RoleLock, directory};
 use crate::environment::{self, Environment};
 use crate::error::Error;
 use crate::status_page::StatusWriter;
@@ -49,7 +49,7 @@ pub struct Db {
 struct Writer {
     environment: Environment,
     page: StatusWriter,
-    _role: directory::Role,
+    _role: RoleLock,
 }
 
 impl Db {
@@ -170,7 +170,7 @@ impl Db {
         let writer = match held.take() {
             Some(writer) => writer,
             None => Writer {
-                _role: directory::lock_role(&self.dir)?,
+                _role: RoleLock::take(&self.dir)?,
                 environment: build::open_writer(
                     &self.dir,
                     environment::live_generation(&self.dir)?,

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,12 +14,12 @@ use quicksilver::Reader;
 use quicksilver_format::{Batch, ControlRecord, DbId, Heartbeat, HistoryId, Index};
 use quicksilver_replicator::net::node::WritePath;
 use quicksilver_replicator::root::finalize::{Alone, FinalizeError};
-use quicksilver_replicator::root::queue::{WriteQueue, queue};
+use quicksilver_replicator::root::queue::{Order, WriteQueue, queue};
 use quicksilver_replicator::root::request::{
     Answer, OpAnswer, SetWhen, Transaction, TxOp, WriteError,
 };
 use quicksilver_replicator::root::sequencer::{Outlet, Sequencer, Settings};
-use quicksilver_replicator::store::{Committed, Sizes, Store};
+use quicksilver_replicator::store::{Committed, Pulse, Retention, Sizes, Store};
 
 #[derive(Default, Clone)]
 struct Seen(Arc<Mutex<Vec<(Instant, Batch)>>>, Arc<Mutex<Vec<Heartbeat>>>);
@@ -41,9 +40,9 @@ impl Outlet for Seen {
 
 struct Root {
     queue: WriteQueue,
+    settings: Settings,
     reader: Reader,
     seen: Seen,
-    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     runtime: tokio::runtime::Runtime,
 }
@@ -56,18 +55,18 @@ impl Root {
         let reader = store.reader().unwrap();
         let (queue, submissions) = queue(1 << 20, max_batch_bytes);
         let seen = Seen::default();
-        let stop = Arc::new(AtomicBool::new(false));
         let settings = Settings {
             window_ms,
             max_batch_bytes,
             max_db_bytes: 16 << 20,
             heartbeat_interval: Duration::from_millis(20),
+            retention: Retention::UNLIMITED,
         };
         let sequencer =
-            Sequencer::new(Alone::new(store), seen.clone(), submissions, settings, stop.clone());
+            Sequencer::new(Alone::new(store), seen.clone(), submissions, settings, Pulse::new());
         let thread = Some(std::thread::spawn(move || sequencer.run()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Root { queue, reader, seen, stop, thread, runtime }
+        Root { queue, settings, reader, seen, thread, runtime }
     }
 
     fn submit(&self, ops: Vec<TxOp>) -> Result<Answer, WriteError> {
@@ -95,7 +94,7 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.queue.order(Order::Finish);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -374,13 +373,44 @@ fn stopping_answers_everyone() {
         }
         promises
     });
-    root.stop.store(true, Ordering::Relaxed);
+    root.queue.order(Order::Finish);
     for promise in promises {
         root.runtime.block_on(promise).unwrap();
     }
     assert_eq!(root.reader.get(b"a").unwrap().unwrap(), b"9");
     let refused = root.submit(vec![set("a", "late")]).unwrap_err();
     assert_eq!(refused, WriteError::ShuttingDown);
+}
+
+/// Story: the process is about to leave. Who waits for a window that would take a minute is answered
+/// at once, and so is who comes after that; nobody is turned away.
+#[test]
+fn in_a_hurry_nothing_waits_for_a_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    root.submit(vec![set("a", "0")]).unwrap();
+    let ops = vec![set("a", "1")];
+    let waits = root.runtime.block_on(root.queue.submit(Transaction { ops })).unwrap();
+    root.queue.order(Order::Hurry);
+    root.runtime.block_on(waits).unwrap();
+    root.submit(vec![set("a", "2")]).unwrap();
+    assert_eq!(root.reader.get(b"a").unwrap().unwrap(), b"2");
+}
+
+/// Story: an operator makes the window short while writers wait for the end of a long one; whoever
+/// comes after that waits no longer than the new one.
+#[test]
+fn settings_change_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    root.submit(vec![set("a", "0")]).unwrap();
+    let settings = Settings { window_ms: 0, max_db_bytes: 4, ..root.settings };
+    root.queue.order(Order::Use(settings));
+    root.submit(vec![set("a", "1")]).unwrap();
+    let full = |e: &WriteError| e.to_string().contains("limits.max_db_bytes is 4");
+    let refused =
+        root.submit(vec![set("b", "1234567")]).and_then(|_| root.submit(vec![set("b", "2")]));
+    assert!(refused.as_ref().is_err_and(full), "{refused:?}");
 }
 
 proptest! {

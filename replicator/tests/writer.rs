@@ -10,7 +10,7 @@ use std::time::Duration;
 use quicksilver::Reader;
 use quicksilver_format::{Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, Position};
 use quicksilver_replicator::store::writer::{Command, Observer, run};
-use quicksilver_replicator::store::{Committed, Sizes, Store, StoreError};
+use quicksilver_replicator::store::{Committed, Pulse, Sizes, Store, StoreError};
 
 #[derive(Debug, PartialEq)]
 enum Seen {
@@ -76,7 +76,8 @@ impl Writer {
         let (commands, received) = channel();
         let (report, seen) = channel();
         first.into_iter().for_each(|command| commands.send(command).unwrap());
-        let thread = std::thread::spawn(move || run(store, &received, &mut Report(report)));
+        let thread =
+            std::thread::spawn(move || run(store, &received, &mut Report(report), &Pulse::new()));
         Writer { commands, seen, reader, genesis, thread, _dir: dir }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Invariant: what a name stands for is on disk before the name is.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use quicksilver_format::layout::{self, Generation};
@@ -18,8 +18,6 @@ const DIRECTORY_MODE: u32 = 0o750;
 const DATA_MODE: u32 = 0o640;
 /// Readers of the group write their slots.
 const READER_TABLE_MODE: u32 = 0o660;
-/// Nobody but writers needs it.
-const ROLE_LOCK_MODE: u32 = 0o640;
 
 pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
@@ -89,35 +87,6 @@ pub fn set_current(dir: &Path, generation: Generation) -> Result<(), Error> {
     sync(dir)
 }
 
-/// The right to be the one writer of a directory, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Role(File);
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        // By name: a program that another thread started meanwhile shares the lock and would keep it.
-        let _ = self.0.unlock();
-    }
-}
-
-/// Becomes the one writer of a directory.
-pub(crate) fn lock_role(dir: &Path) -> Result<Role> {
-    let path = dir.join(layout::ROLE_LOCK);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(ROLE_LOCK_MODE)
-        .open(&path)
-        .map_err(io_error(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Role(file)),
-        Err(TryLockError::WouldBlock) => Err(BuildError::Busy { path }),
-        Err(TryLockError::Error(e)) => Err(io_error(&path)(e).into()),
-    }
-}
-
 /// Refuses a directory in which there is a database, or what may be the rest of one.
 pub(super) fn refuse_database(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).map_err(io_error(dir))?;
@@ -131,24 +100,4 @@ pub(super) fn refuse_database(dir: &Path) -> Result<()> {
         return Err(BuildError::Exists { path: dir.to_owned(), found: found.to_owned() });
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-    use super::*;
-
-    /// Story: while a database is made, another thread starts a program, which inherits what is open
-    /// at that moment. The lock is given up all the same.
-    #[test]
-    fn a_program_that_is_started_meanwhile_keeps_no_lock() {
-        let dir = tempfile::tempdir().unwrap();
-        let role = lock_role(dir.path()).unwrap();
-        // A duplicate shares the lock, as an inherited descriptor does.
-        let inherited = role.0.try_clone().unwrap();
-        assert!(matches!(lock_role(dir.path()), Err(BuildError::Busy { .. })));
-        drop(role);
-        lock_role(dir.path()).unwrap();
-        drop(inherited);
-    }
 }

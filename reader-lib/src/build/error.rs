@@ -25,12 +25,14 @@ pub enum BuildError {
     },
     /// Another process writes here.
     #[error(
-        "{path}: another process holds the role lock and writes here; build into another directory",
-        path = path.display()
+        "{path}: another process{holder} holds the role lock and writes here; build into another \
+         directory", path = path.display(), holder = in_brackets(*holder)
     )]
     Busy {
         /// The lock file.
         path: PathBuf,
+        /// Its pid, when it is known.
+        holder: Option<u32>,
     },
     /// The value has a length that no value has.
     #[error("value of {bytes} bytes: a value has at most {VALUE_HARD_MAX_BYTES} bytes")]
@@ -68,6 +70,10 @@ pub enum BuildError {
     /// What a reader could meet too: a key's length, the files, LMDB.
     #[error(transparent)]
     Reader(#[from] crate::Error),
+}
+
+fn in_brackets(holder: Option<u32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
 impl From<LmdbError> for BuildError {

@@ -35,6 +35,7 @@
 pub mod apply;
 pub mod directory;
 mod error;
+mod role;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ use quicksilver_lmdb::{Env, EnvOptions};
 
 pub use apply::State;
 pub use error::{BuildError, Result};
+pub use role::RoleLock;
 
 use crate::environment::Environment;
 use crate::error::Error;
@@ -111,7 +113,7 @@ pub struct Builder {
     state: State,
     batch: BatchBuilder,
     /// The role lock, held when a whole database is made.
-    role: Option<directory::Role>,
+    role: Option<RoleLock>,
 }
 
 impl Builder {
@@ -122,7 +124,7 @@ impl Builder {
     /// the system says.
     pub fn create(dir: &Path, options: &Options) -> Result<Self> {
         directory::make(dir)?;
-        let role = directory::lock_role(dir)?;
+        let role = RoleLock::take(dir)?;
         directory::refuse_database(dir)?;
         let start = Position::genesis(options.db_id);
         let builder = Self::begin(dir, Generation::FIRST, start, options)?;
@@ -329,11 +331,11 @@ pub fn switch_to(dir: &Path, generation: Generation) -> Result<()> {
     Ok(())
 }
 
-/// Opens a generation for writing. The caller is the writer of this database.
+/// Opens a generation for writing, and writes nothing. Who writes holds the [`RoleLock`].
 pub fn open_writer(dir: &Path, generation: Generation) -> Result<Environment> {
     let path = dir.join(generation.to_string());
     let options = EnvOptions {
-        // Fixed when the generation was made.
+        // Fixed when the generation was made: readers that have it mapped could not follow.
         map_bytes: 0,
         open_lock: Some(dir.join(layout::OPEN_LOCK)),
         ..EnvOptions::default()

@@ -6,6 +6,8 @@
 //! * the wait before a try is drawn from the whole interval from 0 to a bound that doubles with
 //!   every failure (full jitter), so that a thousand nodes that lost the same upstream do not
 //!   come back together;
+//! * an upstream that said it would be back at once is not a failed one: it is dialled again after
+//!   the first, shortest wait;
 //! * a snapshot is asked for only after a whole round in which some upstream's log was too short
 //!   and none served; after a divergence or a wrong database nothing is tried for
 //!   [`HALT_RETRY_MS`].
@@ -119,6 +121,11 @@ impl Chooser {
         match end.decision() {
             Decision::Done => self.done = true,
             Decision::Reconnect if streamed_ms >= HEALTHY_MS => self.at = 0,
+            Decision::Reconnect if streamed_ms > 0 && end.is_restart() => {
+                // Somebody listens on its socket all the time: it is no failure, however often.
+                self.failures = 0;
+                self.failures_here = 0;
+            }
             Decision::Reconnect if self.failures_here == 0 => {
                 self.failures += 1;
                 self.failures_here += 1;
@@ -166,6 +173,7 @@ impl Chooser {
 mod tests {
     use super::*;
     use crate::follower::EndCause;
+    use crate::message::ByeReason;
     use quicksilver_format::{Position, RunningHash};
     use rand::SeedableRng;
     use rand::rngs::StdRng;
@@ -254,6 +262,22 @@ mod tests {
         waits.sort_unstable();
         let most_in_100_ms = waits.windows(200).all(|w| w[199] - w[0] >= 100);
         assert!(most_in_100_ms, "no 200 of 1,000 within 100 ms");
+    }
+
+    /// Story: an upstream is upgraded a hundred times in a minute.
+    #[test]
+    fn an_upstream_that_restarts_is_dialled_again_soon_however_often() {
+        let (mut chooser, mut rng) = (Chooser::new(2, 1), rng());
+        for _ in 0..100 {
+            let (slot, after_ms) = dial(&mut chooser, &mut rng);
+            assert!(slot == 0 && after_ms <= BACKOFF_BASE_MS, "{slot} after {after_ms} ms");
+            chooser.ended(&end(EndCause::SourceLeft(ByeReason::Restarting)), 500);
+        }
+        // One that says so and never serves is left like any other.
+        for _ in 0..2 {
+            chooser.ended(&end(EndCause::SourceLeft(ByeReason::Restarting)), 0);
+        }
+        assert_eq!(dial(&mut chooser, &mut rng).0, 1);
     }
 
     #[test]

@@ -283,6 +283,11 @@ impl SessionEnd {
         self.cause.decision()
     }
 
+    /// Whether the source said that it would be back at once, as it does in an upgrade.
+    pub fn is_restart(&self) -> bool {
+        self.cause == EndCause::SourceLeft(ByeReason::Restarting)
+    }
+
     /// Looks at a source that says it is behind in the light of this node's own log at the
     /// source's index: a source that is behind *on another past* was restored from a backup and
     /// will never fit again, so waiting for it to catch up would only hide that.

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
-    match daemon::run(config) {
+    match daemon::run(config, &arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Also to standard error: the log may not have been set up yet.

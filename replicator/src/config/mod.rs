@@ -5,6 +5,7 @@
 //! * a [`Config`] that [`Config::load`] returned has passed [`Config::validate`]: the rest of the
 //!   program relies on the relations between its numbers.
 
+mod changes;
 mod text;
 mod validate;
 
@@ -17,6 +18,7 @@ use quicksilver_format::limits::{BATCH_DEFAULT_MAX_BYTES, VALUE_DEFAULT_MAX_BYTE
 use quicksilver_format::{DbId, NodeId};
 use serde::{Deserialize, Deserializer};
 
+pub use self::changes::Changes;
 pub use self::validate::{BATCH_HEADROOM_BYTES, InvalidConfig};
 use crate::net::listen::Address;
 

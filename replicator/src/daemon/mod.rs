@@ -2,11 +2,13 @@
 //!
 //! A life:
 //! 1. Sockets that systemd handed over are taken, before any thread starts.
-//! 2. The store is opened, which takes the role lock: from here on this is the one writer.
-//! 3. The writer's thread starts: a sequencer at a root, an applier at a relay.
+//! 2. The role lock is taken, or waited for beside the process that has it (`standby`). With it the
+//!    store is opened: from here on this is the one writer.
+//! 3. The writer's thread starts (`writer_thread`): a sequencer at a root, an applier at a relay.
 //! 4. Listeners are bound or taken, and served; systemd is told READY=1.
-//! 5. On SIGTERM or SIGINT the doors close, what was let in is answered, the writer's thread
-//!    ends, and with the store the role lock is released.
+//! 5. On SIGHUP the configuration is read again (`reload`).
+//! 6. On SIGTERM or SIGINT the doors close, what was let in is decided and answered, and with the
+//!    writer's thread the role lock is released; replies that are still on their way get a while.
 //!
 //! A storage that failed ends the process too: what is on disk is then looked at anew by the
 //! next one.
@@ -16,67 +18,113 @@ mod node;
 mod notify;
 mod outlets;
 mod readers;
+mod reload;
 mod replica_log;
 mod replication;
+mod standby;
+mod writer_thread;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use quicksilver_format::{HistoryId, Index, ProcessId};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use quicksilver_format::{Index, ProcessId};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
+use self::logging::Level;
 use self::node::{LastError, Replicator};
-use self::outlets::{Aftermath, ReplicaOutlet, RootOutlet};
+use self::outlets::Aftermath;
 use self::readers::ReadersView;
+use self::reload::Reload;
 use self::replica_log::StoredLog;
 use self::replication::Replication;
+use self::writer_thread::{Orders, WriterThread};
 use crate::config::{Config, Role};
 use crate::metrics;
 use crate::net::listen::{SocketName, Sockets, check_plaintext};
 use crate::net::node::Node;
 use crate::net::{http, resp};
-use crate::root::finalize::Alone;
-use crate::root::queue;
-use crate::root::sequencer::{Sequencer, Settings};
-use crate::store::{Retention, Sizes, Store, writer};
+use crate::store::Store;
 
-/// How long connections get to finish after the doors were closed.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long what clients have sent may take to be decided after the doors were closed, before they
+/// are told to send it again. A commit takes milliseconds; nobody else writes meanwhile.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long connections then get to take their last replies, when nobody else serves meanwhile, and
+/// when the next process does.
+const DRAIN_ALONE: Duration = Duration::from_secs(1);
+const DRAIN_BESIDE: Duration = Duration::from_secs(20);
+/// How often it is looked whether there is a next process.
+const SUCCESSOR_LOOK: Duration = Duration::from_millis(10);
 /// Threads that serve sockets. Reads are microseconds; more would only contend.
 const NETWORK_THREADS: usize = 4;
 
 /// Why a replicator did not start, or ended.
 pub type DaemonError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs until told to stop.
-pub fn run(config: Config) -> Result<(), DaemonError> {
+/// Runs until told to stop. `config` is what was read from `path`, which SIGHUP reads again.
+pub fn run(config: Config, path: &Path) -> Result<(), DaemonError> {
     let sockets = Sockets::take()?;
-    logging::init(&config.logging)?;
+    let level = logging::init(&config.logging)?;
     logging::abort_on_panic();
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let (stop, stopped) = watch::channel(false);
-    let stop = Arc::new(stop);
-    let on_signal = stop.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            tracing::info!(signal, "stopping");
-            on_signal.send_replace(true);
-        }
-    })?;
+    let signals = Told::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(NETWORK_THREADS)
         .thread_name("net")
         .enable_all()
         .build()?;
-    let outcome =
-        runtime.block_on(Daemon::start(Arc::new(config), sockets, stop, stopped)?.serve());
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    let outcome = runtime.block_on(live(Arc::new(config), path, sockets, level, signals));
+    runtime.shutdown_background();
     outcome
+}
+
+/// What the process was told by signals.
+struct Told {
+    /// To stop.
+    stop: Arc<watch::Sender<bool>>,
+    /// To read its configuration again: how often.
+    reload: watch::Receiver<u64>,
+}
+
+impl Told {
+    fn listen() -> Result<Self, DaemonError> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let stop = Arc::new(watch::Sender::new(false));
+        let (reloads, reload) = watch::channel(0);
+        let on_signal = stop.clone();
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    reloads.send_modify(|n| *n += 1);
+                } else {
+                    tracing::info!(signal, "stopping");
+                    on_signal.send_replace(true);
+                }
+            }
+        })?;
+        Ok(Told { stop, reload })
+    }
+}
+
+async fn live(
+    config: Arc<Config>,
+    path: &Path,
+    sockets: Sockets,
+    level: Level,
+    told: Told,
+) -> Result<(), DaemonError> {
+    // Who starts a second process by hand wants to hear that there is a first.
+    let may_wait = !sockets.is_empty() || notify::is_managed();
+    let mut stopped = told.stop.subscribe();
+    let Some(store) = standby::become_writer(&config, may_wait, &mut stopped).await? else {
+        return Ok(());
+    };
+    let daemon = Daemon::start(config, sockets, store, &told)?;
+    daemon.reload_when_told(path, level, told.reload);
+    daemon.serve().await
 }
 
 /// A replicator whose writer's thread runs.
@@ -84,50 +132,26 @@ struct Daemon {
     config: Arc<Config>,
     sockets: Sockets,
     replicator: Arc<Replicator>,
+    clients: Arc<resp::Service>,
     replication: Replication,
+    reader_bound: watch::Sender<Duration>,
     stopped: watch::Receiver<bool>,
     writer: WriterThread,
     last_error: LastError,
-}
-
-/// The thread that owns the store.
-struct WriterThread {
-    thread: JoinHandle<()>,
-    /// Tells it to finish.
-    end: Box<dyn Fn() + Send>,
-    /// Whether it ended because the storage failed.
-    failed: Arc<AtomicBool>,
 }
 
 fn bytes(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-fn open_store(config: &Config) -> Result<Store, DaemonError> {
-    let sizes =
-        Sizes { map_bytes: bytes(config.limits.map_bytes), max_readers: config.limits.max_readers };
-    // A relay learns the history from its upstream.
-    let history = match config.role {
-        Role::Root => HistoryId::random(),
-        Role::Relay => HistoryId::NONE,
-    };
-    let mut store = Store::open(&config.data_dir, config.db_id, history, sizes)?;
-    store.set_retention(Retention {
-        max_age_us: config.retention.hours.saturating_mul(3_600_000_000),
-        max_bytes: config.retention.bytes,
-    });
-    Ok(store)
-}
-
 impl Daemon {
     fn start(
         config: Arc<Config>,
         sockets: Sockets,
-        stop: Arc<watch::Sender<bool>>,
-        stopped: watch::Receiver<bool>,
+        store: Store,
+        told: &Told,
     ) -> Result<Self, DaemonError> {
         let prometheus = metrics::install(&config.name)?;
-        let store = open_store(&config)?;
         tracing::info!(
             name = config.name, db_id = %config.db_id, node = %config.node_id,
             role = config.role.as_str(), dir = %config.data_dir.display(),
@@ -140,7 +164,7 @@ impl Daemon {
         let replication = Replication::new(&config, ProcessId::random(), log, &store);
         let failed = Arc::new(AtomicBool::new(false));
         let fail = {
-            let failed = failed.clone();
+            let (failed, stop) = (failed.clone(), told.stop.clone());
             move || {
                 failed.store(true, Ordering::Relaxed);
                 stop.send_replace(true);
@@ -152,39 +176,12 @@ impl Daemon {
             last_error: last_error.clone(),
             fail: Box::new(fail),
         };
-        let (writer, writes) = match config.role {
-            Role::Root => {
-                let (writes, submissions) = queue::queue(
-                    bytes(config.limits.max_value_bytes),
-                    bytes(config.batch.max_bytes),
-                );
-                let settings = Settings {
-                    window_ms: config.batch.window_ms,
-                    max_batch_bytes: bytes(config.batch.max_bytes),
-                    max_db_bytes: config.limits.max_db_bytes,
-                    heartbeat_interval: Duration::from_millis(config.root.heartbeat_ms),
-                };
-                let outlet = RootOutlet(aftermath);
-                let end = Arc::new(AtomicBool::new(false));
-                let sequencer =
-                    Sequencer::new(Alone::new(store), outlet, submissions, settings, end.clone());
-                let thread = std::thread::Builder::new()
-                    .name("sequencer".into())
-                    .spawn(move || sequencer.run())?;
-                let end = Box::new(move || end.store(true, Ordering::Relaxed));
-                (WriterThread { thread, end, failed }, Some(writes))
-            }
-            Role::Relay => {
-                let (commands, received) = std::sync::mpsc::channel();
-                let mut outlet = ReplicaOutlet(aftermath);
-                let thread = std::thread::Builder::new()
-                    .name("writer".into())
-                    .spawn(move || writer::run(store, &received, &mut outlet))?;
+        let writer = WriterThread::start(&config, store, aftermath, failed)?;
+        let writes = match writer.orders() {
+            Orders::Root(queue) => Some(queue.clone()),
+            Orders::Relay(commands) => {
                 replication.attach_writer(commands.clone());
-                let end = Box::new(move || {
-                    let _ = commands.send(writer::Command::Stop);
-                });
-                (WriterThread { thread, end, failed }, None)
+                None
             }
         };
         let replicator = Arc::new(Replicator {
@@ -197,19 +194,45 @@ impl Daemon {
             readers: ReadersView::default(),
             prometheus,
         });
-        Ok(Daemon { config, sockets, replicator, replication, stopped, writer, last_error })
+        let clients = resp::Service::new(replicator.clone(), resp::ClientLimits::of(&config));
+        let reader_bound =
+            watch::Sender::new(Duration::from_secs(config.limits.reader_warn_seconds));
+        let stopped = told.stop.subscribe();
+        Ok(Daemon {
+            config,
+            sockets,
+            replicator,
+            clients,
+            replication,
+            reader_bound,
+            stopped,
+            writer,
+            last_error,
+        })
+    }
+
+    fn reload_when_told(&self, path: &Path, level: Level, asked: watch::Receiver<u64>) {
+        let reload = Reload {
+            path: path.to_owned(),
+            running: self.config.clone(),
+            level,
+            orders: self.writer.orders().clone(),
+            upstreams: self.replication.upstreams(),
+            reader_bound: self.reader_bound.clone(),
+        };
+        tokio::spawn(reload.run(asked));
     }
 
     async fn serve(mut self) -> Result<(), DaemonError> {
         let mut tasks = JoinSet::new();
         let node: Arc<dyn Node> = self.replicator.clone();
         let listen = self.config.listen.clone();
-        let clients = resp::Service::new(node.clone(), resp::ClientLimits::of(&self.config));
+        let plaintext = self.config.insecure.plaintext;
         for listener in self.sockets.listeners(SocketName::Client, listen.client.as_ref()).await? {
             let address = listener.local_address()?;
-            check_plaintext(SocketName::Client, &address, self.config.insecure.plaintext)?;
+            check_plaintext(SocketName::Client, &address, plaintext)?;
             tracing::info!(%address, "serving clients");
-            tasks.spawn(resp::serve(listener, clients.clone(), self.stopped.clone()));
+            tasks.spawn(resp::serve(listener, self.clients.clone(), self.stopped.clone()));
         }
         for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
             tracing::info!(address = %listener.local_address()?, "serving http");
@@ -219,58 +242,87 @@ impl Daemon {
         for listener in self.sockets.listeners(SocketName::Replication, replication_address).await?
         {
             let address = listener.local_address()?;
-            check_plaintext(SocketName::Replication, &address, self.config.insecure.plaintext)?;
+            check_plaintext(SocketName::Replication, &address, plaintext)?;
             tracing::info!(%address, "serving downstreams");
             tasks.spawn(self.replication.serve(listener, self.stopped.clone()));
         }
-        if self.config.role == Role::Relay {
-            tasks.spawn(self.replication.follow(self.stopped.clone()));
-        }
-        notify::notify("READY=1");
-        tokio::spawn(watchdog(node));
-        let bound = Duration::from_secs(self.config.limits.reader_warn_seconds);
+        let follow = match self.config.role {
+            Role::Relay => Some(tokio::spawn(self.replication.follow(self.stopped.clone()))),
+            Role::Root => None,
+        };
+        notify::notify("READY=1\nSTATUS=serving");
+        let pulse = self.writer.pulse().clone();
+        tokio::spawn(async move {
+            let patience = notify::watchdog_interval().unwrap_or_default();
+            notify::feed_watchdog(|| node.live().is_ok() && pulse.age() < patience).await;
+        });
         let (reader, view) = (self.replicator.reader.clone(), self.replicator.readers.clone());
-        tokio::spawn(readers::watch(reader, view, bound));
+        tokio::spawn(readers::watch(reader, view, self.reader_bound.subscribe()));
         let _ = self.stopped.wait_for(|stopping| *stopping).await;
-        self.end(tasks).await
+        self.leave(tasks, follow).await
     }
 
-    /// Closes the doors, lets everybody finish, and releases the role lock.
-    async fn end(self, mut tasks: JoinSet<()>) -> Result<(), DaemonError> {
-        notify::notify("STOPPING=1");
-        (self.writer.end)();
-        let drained = tokio::time::timeout(DRAIN_DEADLINE, async {
-            while tasks.join_next().await.is_some() {}
+    /// Closes the doors, decides what was let in, releases the role lock, and lets everybody finish.
+    async fn leave(
+        self,
+        tasks: JoinSet<()>,
+        follow: Option<JoinHandle<()>>,
+    ) -> Result<(), DaemonError> {
+        let began = Instant::now();
+        notify::notify("STOPPING=1\nSTATUS=leaving");
+        self.writer.orders().hurry();
+        let settled = tokio::time::timeout(SETTLE_DEADLINE, async {
+            self.clients.settled().await;
+            if let Some(follow) = follow {
+                // What came from the upstream is with the writer.
+                let _ = follow.await;
+            }
         });
-        if drained.await.is_err() {
+        if settled.await.is_err() {
             tracing::warn!(
-                seconds = DRAIN_DEADLINE.as_secs(),
-                "connections that did not finish are cut"
+                seconds = SETTLE_DEADLINE.as_secs(),
+                "writes that are not decided are told to come again"
             );
-            tasks.abort_all();
         }
-        let thread = self.writer.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        if self.writer.failed.load(Ordering::Relaxed) {
+        let writer = self.writer;
+        let in_order = tokio::task::spawn_blocking(move || writer.end()).await.unwrap_or(false);
+        let wrote_for = began.elapsed();
+        drain(tasks, &self.replicator).await;
+        if !in_order {
             return Err(self
                 .last_error
                 .get()
                 .unwrap_or_else(|| "the storage failed".into())
                 .into());
         }
-        tracing::info!("stopped");
+        tracing::info!(writer_ms = ms(wrote_for), total_ms = ms(began.elapsed()), "stopped");
         Ok(())
     }
 }
 
-/// Tells the watchdog that the network and the storage are alive.
-async fn watchdog(node: Arc<dyn Node>) {
-    let Some(interval) = notify::watchdog_interval() else { return };
-    let mut ticks = tokio::time::interval(interval);
-    loop {
-        ticks.tick().await;
-        if node.live().is_ok() {
-            notify::notify("WATCHDOG=1");
+/// Waits until the last connection has its replies: for a short while, and for longer once another
+/// process serves in place of this one.
+async fn drain(mut tasks: JoinSet<()>, replicator: &Replicator) {
+    let began = Instant::now();
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    let too_long = async {
+        let mut looks = tokio::time::interval(SUCCESSOR_LOOK);
+        loop {
+            looks.tick().await;
+            let deadline = if replicator.has_successor() { DRAIN_BESIDE } else { DRAIN_ALONE };
+            if began.elapsed() >= deadline {
+                return;
+            }
         }
+    };
+    tokio::select! {
+        () = finished => return,
+        () = too_long => {}
     }
+    let seconds = began.elapsed().as_secs();
+    tracing::warn!(seconds, "connections that did not take their replies are cut");
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

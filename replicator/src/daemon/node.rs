@@ -57,6 +57,12 @@ pub(super) struct Replicator {
 }
 
 impl Replicator {
+    /// Whether another process has become the writer after this one.
+    pub(super) fn has_successor(&self) -> bool {
+        let page = self.reader.status().ok().and_then(|status| status.page);
+        page.is_some_and(|page| page.pid != std::process::id())
+    }
+
     fn state(&self) -> Option<NodeState> {
         self.reader.status().ok().and_then(|status| status.state())
     }

@@ -19,6 +19,24 @@ pub(super) fn notify(state: &str) {
     }
 }
 
+/// Whether a service manager waits to be told.
+pub(super) fn is_managed() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Tells the watchdog, for as long as it is not dropped, that the process lives: whoever polls this,
+/// and what `is_well` looks at.
+pub(super) async fn feed_watchdog(is_well: impl Fn() -> bool) {
+    let Some(interval) = watchdog_interval() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        if is_well() {
+            notify("WATCHDOG=1");
+        }
+    }
+}
+
 /// How often the watchdog wants to hear `WATCHDOG=1`: half of what it allows.
 pub(super) fn watchdog_interval() -> Option<Duration> {
     let for_us = env::var("WATCHDOG_PID")

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use quicksilver::Reader;
 use quicksilver_format::layout::Generation;
 use quicksilver_lmdb::{Env, LmdbError};
+use tokio::sync::watch;
 
 use crate::metrics;
 use crate::net::node::{OldestReader, ReadersStatus};
@@ -34,9 +35,9 @@ impl ReadersView {
     }
 }
 
-/// Looks for as long as the process lives. A snapshot that is held for longer than `bound` while
+/// Looks for as long as the process lives. A snapshot that is held for longer than the bound while
 /// others are written is a warning.
-pub(super) async fn watch(reader: Reader, view: ReadersView, bound: Duration) {
+pub(super) async fn watch(reader: Reader, view: ReadersView, bound: watch::Receiver<Duration>) {
     let mut watched: Option<(Generation, Watch)> = None;
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     loop {
@@ -45,9 +46,10 @@ pub(super) async fn watch(reader: Reader, view: ReadersView, bound: Duration) {
             // Another generation has another table, and numbers its commits anew.
             let watch = match watched.take() {
                 Some((generation, watch)) if generation == live.generation => watch,
-                _ => Watch::new(bound),
+                _ => Watch::new(*bound.borrow()),
             };
             let (_, watch) = watched.insert((live.generation, watch));
+            watch.set_bound(*bound.borrow());
             // It takes a lock of the environment, but only for microseconds.
             Ok(look(&live.env, &view, watch)?)
         });

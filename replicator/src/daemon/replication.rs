@@ -54,7 +54,7 @@ impl BatchSink for WriterSink {
 pub(super) struct Replication {
     name: NodeName,
     role: Role,
-    upstreams: Upstreams,
+    upstreams: watch::Sender<Upstreams>,
     log: Arc<dyn ReplicaLog>,
     feed: Arc<Feed>,
     downstreams: Arc<Downstreams>,
@@ -83,10 +83,7 @@ impl Replication {
         Replication {
             name,
             role: config.role,
-            upstreams: Upstreams {
-                primary: config.upstream.primary.clone(),
-                secondary: config.upstream.secondary.clone(),
-            },
+            upstreams: watch::Sender::new(upstreams(config)),
             log: Arc::new(log),
             feed: Arc::new(Feed::new(FeedLimits::default(), store.end())),
             downstreams: Downstreams::new(config.limits.max_downstreams),
@@ -104,6 +101,11 @@ impl Replication {
     pub(super) fn attach_writer(&self, commands: Sender<Command>) {
         let sink = Some(WriterSink(commands));
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = sink;
+    }
+
+    /// Where it is changed whom this node follows.
+    pub(super) fn upstreams(&self) -> watch::Sender<Upstreams> {
+        self.upstreams.clone()
     }
 
     /// What clients and operators see of it.
@@ -149,13 +151,13 @@ impl Replication {
         }
     }
 
-    /// Follows the upstreams until told to stop.
+    /// Follows the upstreams until told to stop; begins anew when they change.
     pub(super) fn follow(
         &self,
-        stopped: watch::Receiver<bool>,
+        mut stopped: watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let sink = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let upstreams = self.upstreams.clone();
+        let mut upstreams = self.upstreams.subscribe();
         let (name, log, feed) = (self.name.clone(), self.log.clone(), self.feed.clone());
         let (lineage, status) = (self.lineage.clone(), self.upstream.clone());
         async move {
@@ -171,9 +173,31 @@ impl Replication {
                 dial: NetDial,
                 deadlines: Deadlines::default(),
             };
-            replication::follow(upstreams, context, stopped).await;
+            let mut stopping = false;
+            while !stopping {
+                let (end, ended) = watch::channel(false);
+                let followed = upstreams.borrow_and_update().clone();
+                let session = replication::follow(followed, context.clone(), ended);
+                let until = async {
+                    tokio::select! {
+                        _ = stopped.wait_for(|stopping| *stopping) => stopping = true,
+                        // Its sender lives as long as the process.
+                        _ = upstreams.changed() => {}
+                    }
+                    end.send_replace(true);
+                };
+                tokio::join!(session, until);
+            }
             states.abort();
         }
+    }
+}
+
+/// Whom the configuration says to follow.
+pub(super) fn upstreams(config: &Config) -> Upstreams {
+    Upstreams {
+        primary: config.upstream.primary.clone(),
+        secondary: config.upstream.secondary.clone(),
     }
 }
 

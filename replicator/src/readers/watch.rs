@@ -67,6 +67,11 @@ impl Watch {
         Watch { bound, held: HashMap::new() }
     }
 
+    /// From now on, reports those that are behind for longer than this.
+    pub fn set_bound(&mut self, bound: Duration) {
+        self.bound = bound;
+    }
+
     /// Looks at the table, as it is at `now`, when `last_txn_id` is the newest commit's number.
     pub fn look(&mut self, now: Instant, slots: &[ReaderSlot], last_txn_id: u64) -> Seen {
         let behind: HashMap<Key, Held> = slots

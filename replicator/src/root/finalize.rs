@@ -8,7 +8,7 @@ use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat};
 
-use crate::store::{Committed, State, Store, StoreError};
+use crate::store::{Committed, Retention, State, Store, StoreError};
 
 /// Why a batch did not become final.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,9 @@ pub trait Finalize: Send {
 
     /// Confirms that [`Finalize::state`] is still the newest: covers answers that change nothing.
     fn confirm(&mut self) -> Result<(), FinalizeError>;
+
+    /// From the next batch on, keeps no more of the log than this.
+    fn set_retention(&mut self, retention: Retention);
 
     /// Makes a control record final.
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError>;
@@ -76,6 +79,10 @@ impl Finalize for Alone {
 
     fn confirm(&mut self) -> Result<(), FinalizeError> {
         Ok(())
+    }
+
+    fn set_retention(&mut self, retention: Retention) {
+        self.store.set_retention(retention);
     }
 
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError> {

@@ -1,4 +1,4 @@
-//! The bounded way in: where transactions wait for the sequencer.
+//! The bounded way in: where transactions wait for the sequencer, and by which it is given orders.
 //!
 //! Invariant: what waits here, and what the sequencer has taken and not yet answered, is bounded
 //! in bytes; who finds it full waits.
@@ -11,6 +11,7 @@ use quicksilver_format::limits::BATCH_MAX_ENTRIES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::request::{Answer, Transaction, WriteError};
+use super::sequencer::Settings;
 use crate::net::node::{BoxFuture, Promise, WriteLimits, WritePath};
 
 /// Room is counted in units of this, so that any configured size fits the semaphore.
@@ -36,18 +37,38 @@ impl Submission {
     }
 }
 
+/// What the process wants of the sequencer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Go on under other settings.
+    Use(Settings),
+    /// Seal what comes at once, without a window: the process is leaving.
+    Hurry,
+    /// Let nobody in any more, answer who is in, and end.
+    Finish,
+}
+
+/// What comes through the queue.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A transaction.
+    Submission(Submission),
+    /// An order.
+    Order(Order),
+}
+
 /// The writers' end. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WriteQueue {
     room: Arc<Semaphore>,
-    sender: Sender<Submission>,
+    sender: Sender<Arrival>,
     limits: WriteLimits,
 }
 
 /// The sequencer's end.
 #[derive(Debug)]
 pub struct Submissions {
-    receiver: Receiver<Submission>,
+    receiver: Receiver<Arrival>,
     room: Arc<Semaphore>,
 }
 
@@ -62,6 +83,11 @@ pub fn queue(max_value_bytes: usize, max_batch_bytes: usize) -> (WriteQueue, Sub
 }
 
 impl WriteQueue {
+    /// Gives the sequencer an order, in its turn. One that has ended needs none.
+    pub fn order(&self, order: Order) {
+        let _ = self.sender.send(Arrival::Order(order));
+    }
+
     async fn enqueue(self, transaction: Transaction) -> Result<Promise, WriteError> {
         let (ops, bytes) = (transaction.ops.len(), transaction.bytes());
         let WriteLimits { max_ops, max_bytes, .. } = self.limits;
@@ -72,9 +98,8 @@ impl WriteQueue {
         let acquired = self.room.acquire_many_owned(units).await;
         let room = acquired.map_err(|_| WriteError::ShuttingDown)?;
         let (reply, answer) = oneshot::channel();
-        self.sender
-            .send(Submission { transaction, bytes, reply, _room: room })
-            .map_err(|_| WriteError::ShuttingDown)?;
+        let submission = Submission { transaction, bytes, reply, _room: room };
+        self.sender.send(Arrival::Submission(submission)).map_err(|_| WriteError::ShuttingDown)?;
         Ok(Box::pin(async move {
             // Every submission is answered, unless the sequencer was torn away from it.
             let gone = || WriteError::Unknown("the sequencer ended without an answer".into());
@@ -98,7 +123,7 @@ impl WritePath for WriteQueue {
 
 impl Submissions {
     /// The next one, waiting at most `timeout`.
-    pub fn next(&self, timeout: Duration) -> Result<Submission, RecvTimeoutError> {
+    pub fn next(&self, timeout: Duration) -> Result<Arrival, RecvTimeoutError> {
         self.receiver.recv_timeout(timeout)
     }
 

@@ -5,8 +5,6 @@
 //! * An answer, also one that changed nothing, is given only after what it rests on is final.
 //! * Only final batches enter the tree: `Outlet::batch` is called after `Finalize::finalize`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -14,16 +12,16 @@ use quicksilver_format::{Batch, ControlRecord, Heartbeat};
 use quicksilver_protocol::{Millis, Window};
 
 use super::finalize::{Finalize, FinalizeError};
-use super::queue::{Submission, Submissions};
+use super::queue::{Arrival, Order, Submission, Submissions};
 use super::request::{Answer, Transaction, TxOp, WriteError};
 use super::seal::Sealer;
-use crate::store::{Committed, wall_clock_us};
+use crate::store::{Committed, Pulse, Retention, wall_clock_us};
 
 /// Pause after a batch that found no space, before the next is tried.
 const PAUSE_WHEN_REFUSED: Duration = Duration::from_millis(100);
 
 /// What the sequencer is run with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// At most one batch is sealed in this time.
     pub window_ms: u64,
@@ -33,6 +31,8 @@ pub struct Settings {
     pub max_db_bytes: u64,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
+    /// How much of the log is kept.
+    pub retention: Retention,
 }
 
 /// Where final batches and records go. Calls are short.
@@ -58,7 +58,19 @@ pub struct Sequencer<F, O> {
     next_heartbeat: Instant,
     /// Taken from the queue, not in a batch yet; in order.
     waiting: Vec<Submission>,
-    stop: Arc<AtomicBool>,
+    pace: Pace,
+    pulse: Pulse,
+}
+
+/// How what comes is gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Once a window.
+    Windows,
+    /// At once: the process is leaving.
+    Hurry,
+    /// Nothing comes any more.
+    Finish,
 }
 
 impl<F: std::fmt::Debug, O> std::fmt::Debug for Sequencer<F, O> {
@@ -67,20 +79,21 @@ impl<F: std::fmt::Debug, O> std::fmt::Debug for Sequencer<F, O> {
     }
 }
 
-/// How often a waiting sequencer looks whether it should stop.
+/// How often a sequencer that waits shows that it lives.
 const IDLE: Duration = Duration::from_millis(50);
 
 impl<F: Finalize, O: Outlet> Sequencer<F, O> {
-    /// A sequencer that ends soon after `stop` becomes true, once everything that was let in has
-    /// been answered.
+    /// A sequencer that ends when it is ordered to, once everything that was let in has been
+    /// answered.
     pub fn new(
-        finalize: F,
+        mut finalize: F,
         outlet: O,
         submissions: Submissions,
         settings: Settings,
-        stop: Arc<AtomicBool>,
+        pulse: Pulse,
     ) -> Self {
         let now = Instant::now();
+        finalize.set_retention(settings.retention);
         Sequencer {
             finalize,
             outlet,
@@ -90,18 +103,16 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             started: now,
             next_heartbeat: now,
             waiting: Vec::new(),
-            stop,
+            pace: Pace::Windows,
+            pulse,
         }
     }
 
     /// Runs the thread.
     pub fn run(mut self) {
         while self.turn() {}
-        self.submissions.close();
-        // What is still queued was never decided.
-        while let Ok(submission) = self.submissions.next(Duration::ZERO) {
-            submission.answer(Err(WriteError::ShuttingDown));
-        }
+        self.let_nobody_in();
+        // What is still here was never decided.
         for submission in self.waiting.drain(..) {
             submission.answer(Err(WriteError::ShuttingDown));
         }
@@ -109,23 +120,64 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
 
     /// One heartbeat, one collected batch, or a short wait. False at the end.
     fn turn(&mut self) -> bool {
-        if self.stopping() {
+        self.pulse.beat();
+        if self.pace == Pace::Finish {
             // Whoever was let in before the door closed gets an answer.
-            self.submissions.close();
-            while let Ok(submission) = self.submissions.next(Duration::ZERO) {
-                self.waiting.push(submission);
-            }
-            while !self.waiting.is_empty() {
-                if !self.seal_and_finalize() {
-                    break;
-                }
-            }
+            self.let_nobody_in();
+            while !self.waiting.is_empty() && self.seal_and_finalize() {}
             return false;
         }
         if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
             return false;
         }
         self.collect() && (self.waiting.is_empty() || self.seal_and_finalize())
+    }
+
+    /// Closes the door, and takes everybody who came through it.
+    fn let_nobody_in(&mut self) {
+        self.submissions.close();
+        while let Ok(arrival) = self.submissions.next(Duration::ZERO) {
+            if let Arrival::Submission(submission) = arrival {
+                self.waiting.push(submission);
+            }
+        }
+    }
+
+    /// Waits so long for the next transaction, and carries out the orders that come instead.
+    fn take(&mut self, timeout: Duration) -> Taken {
+        match self.submissions.next(timeout) {
+            Ok(Arrival::Submission(submission)) => {
+                let bytes = submission.bytes;
+                let changes = !submission.transaction.is_read_only();
+                self.waiting.push(submission);
+                Taken::Submission { bytes, changes }
+            }
+            Ok(Arrival::Order(order)) => {
+                self.obey(order);
+                Taken::Nothing
+            }
+            Err(RecvTimeoutError::Timeout) => Taken::Nothing,
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(timeout);
+                Taken::Nothing
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Use(settings) => {
+                if settings.window_ms != self.settings.window_ms {
+                    self.window = Window::new(settings.window_ms);
+                }
+                self.next_heartbeat = Instant::now();
+                self.finalize.set_retention(settings.retention);
+                self.settings = settings;
+            }
+            Order::Hurry if self.pace == Pace::Windows => self.pace = Pace::Hurry,
+            Order::Hurry => {}
+            Order::Finish => self.pace = Pace::Finish,
+        }
     }
 
     fn heartbeat(&mut self) -> bool {
@@ -153,52 +205,37 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
     fn collect(&mut self) -> bool {
         if self.waiting.is_empty() {
             let until = self.next_heartbeat.saturating_duration_since(Instant::now());
-            match self.submissions.next(until.min(IDLE)) {
-                Ok(submission) => self.waiting.push(submission),
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(until.min(IDLE));
-                    return true;
-                }
+            if self.take(until.min(IDLE)) == Taken::Nothing {
+                return true;
             }
         }
         let seal_at = self.instant(self.window.seal_at(self.now()));
         let mut bytes: usize = self.waiting.iter().map(|s| s.bytes).sum();
         let mut changes = self.waiting.iter().any(|s| !s.transaction.is_read_only());
-        while !self.stopping() {
+        while self.pace != Pace::Finish {
+            self.pulse.beat();
             if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
                 return false;
             }
             // The window throttles commits, and reads need none.
-            let left = match changes {
+            let left = match changes && self.pace == Pace::Windows {
                 true => seal_at.saturating_duration_since(Instant::now()),
                 false => Duration::ZERO,
             };
-            if bytes >= self.settings.max_batch_bytes {
-                // A full batch still waits for its window, but nothing more is taken.
-                if left.is_zero() {
-                    return true;
-                }
-                std::thread::sleep(left.min(IDLE));
-                continue;
+            if left.is_zero() && bytes >= self.settings.max_batch_bytes {
+                return true;
             }
             // Past the end of the window, whatever is there already still comes along.
-            match self.submissions.next(left.min(IDLE)) {
-                Ok(submission) => {
-                    bytes += submission.bytes;
-                    changes |= !submission.transaction.is_read_only();
-                    self.waiting.push(submission);
+            match self.take(left.min(IDLE)) {
+                Taken::Submission { bytes: more, changes: also } => {
+                    bytes += more;
+                    changes |= also;
                 }
-                Err(_) if left.is_zero() => return true,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left.min(IDLE)),
+                Taken::Nothing if left.is_zero() => return true,
+                Taken::Nothing => {}
             }
         }
         true
-    }
-
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
     }
 
     /// One batch from the front of what is waiting. False when nothing can be final any more.
@@ -322,6 +359,13 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
     fn instant(&self, at: Millis) -> Instant {
         self.started + Duration::from_millis(at.get())
     }
+}
+
+/// What came within a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Submission { bytes: usize, changes: bool },
+    Nothing,
 }
 
 struct Sealed {

@@ -1,6 +1,5 @@
 //! What can go wrong in the store, and what it means for whoever asked.
 
-use std::io;
 use std::path::PathBuf;
 
 use quicksilver_format::{DbId, Position};
@@ -12,14 +11,16 @@ use quicksilver_lmdb::LmdbError;
 pub enum StoreError {
     /// Another process is the writer.
     #[error(
-        "{path}: another quicksilverd{holder} holds the role lock of this database; stop it first, \
-         or give this one a data_dir of its own", path = path.display()
+        "{path}: another process{holder} holds the role lock of this database; stop it first, or \
+         give this one a data_dir of its own",
+        path = path.display(),
+        holder = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"))
     )]
     RoleLockHeld {
         /// The lock file.
         path: PathBuf,
-        /// Who, when it is known: ` (pid 123)`.
-        holder: String,
+        /// Its pid, when it is known.
+        holder: Option<u32>,
     },
     /// The directory holds another database.
     #[error(
@@ -62,14 +63,6 @@ pub enum StoreError {
     /// What is stored is not what was written.
     #[error(transparent)]
     Read(#[from] quicksilver::Error),
-    /// A file or directory of the database could not be made, read or locked.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
     /// The first generation could not be made.
     #[error(transparent)]
     Build(#[from] quicksilver::build::BuildError),
@@ -105,11 +98,6 @@ impl StoreError {
             quicksilver::Error::Lmdb(e) => e.into(),
             other => StoreError::Read(other),
         }
-    }
-
-    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| StoreError::Io { path, source }
     }
 
     /// Whether the same call can succeed later without anything being opened anew.

@@ -2,21 +2,23 @@
 //!
 //! [`Store::apply`] is the only way in: it takes batches that continue the log and writes data,
 //! log, index, running hash and digest in one LMDB transaction ([`apply`](mod@apply)). `create`
-//! finds or makes the generation, `role_lock` keeps it to one writer, [`gc`] collects the oldest
-//! log, and [`writer`] is the thread on which a relay applies what its upstream sends.
+//! makes the first generation, [`Standby`] is on the way to become the one writer, [`gc`] collects
+//! the oldest log, and [`writer`] is the thread on which a relay applies what its upstream sends.
 
 pub mod apply;
 mod create;
 mod error;
 pub mod gc;
-mod role_lock;
+mod pulse;
+mod standby;
 pub mod writer;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use quicksilver::Reader;
-use quicksilver::build::directory;
+use quicksilver::build::RoleLock;
 use quicksilver::environment::Environment;
 use quicksilver::status_page::StatusWriter;
 use quicksilver_format::layout;
@@ -29,7 +31,8 @@ pub use apply::State;
 pub use create::Sizes;
 pub use error::StoreError;
 pub use gc::Retention;
-use role_lock::RoleLock;
+pub use pulse::Pulse;
+pub use standby::{Standby, take_role};
 
 /// Microseconds since the Unix epoch: for the fields that people and graphs read, and for the age
 /// at which the log is collected. Order, hashes and acknowledgements never depend on it.
@@ -53,6 +56,34 @@ pub struct Committed {
     pub duration: Duration,
 }
 
+/// The time as the one writer, from the moment the role lock is held. Its beginning and end are in
+/// the log, by a clock that all processes of a machine share.
+#[derive(Debug)]
+struct Tenure {
+    role: RoleLock,
+}
+
+impl Tenure {
+    fn begin(role: RoleLock) -> Self {
+        let (pid, boot_us) = (std::process::id(), boot_clock_us());
+        tracing::info!(pid, boot_us, lock = %role.path().display(), "write role taken");
+        Tenure { role }
+    }
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        // Said before it is true: the next holder may come at once.
+        let (pid, boot_us) = (std::process::id(), boot_clock_us());
+        tracing::info!(pid, boot_us, lock = %self.role.path().display(), "write role given up");
+    }
+}
+
+fn boot_clock_us() -> i64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000)
+}
+
 /// A database opened for writing.
 #[derive(Debug)]
 pub struct Store {
@@ -62,7 +93,8 @@ pub struct Store {
     state: State,
     retention: Retention,
     page: StatusWriter,
-    _role: RoleLock,
+    /// Last: the role is given up after everything else.
+    _tenure: Tenure,
 }
 
 impl Store {
@@ -76,16 +108,12 @@ impl Store {
         history: HistoryId,
         sizes: Sizes,
     ) -> Result<Self, StoreError> {
-        directory::make(dir)?;
-        let role = RoleLock::take(dir)?;
-        let environment = create::open_or_create(dir, db_id, history, sizes)?;
-        if environment.db_id != db_id {
-            return Err(StoreError::WrongDatabase {
-                path: dir.to_owned(),
-                expected: db_id,
-                found: environment.db_id,
-            });
-        }
+        let role = take_role(dir)?;
+        Standby::unopened(dir, db_id, sizes).take_over(role, history)
+    }
+
+    /// Begins a tenure as the writer.
+    fn begin(dir: PathBuf, environment: Environment, role: RoleLock) -> Result<Self, StoreError> {
         // After a crash a read transaction can show the state before the last durable commit as
         // long as another process holds the environment open; a write transaction cannot.
         let txn = environment.env.write()?;
@@ -93,16 +121,17 @@ impl Store {
         let identity = environment.identity(&txn)?;
         txn.abort();
         let path = dir.join(layout::STATUS);
-        let page = StatusWriter::open_or_create(&path, db_id)
+        let page = StatusWriter::open_or_create(&path, environment.db_id)
             .map_err(|source| StoreError::StatusPage { path, source })?;
+        let tenure = Tenure::begin(role);
         let store = Store {
-            dir: dir.to_owned(),
+            dir,
             environment,
             identity,
             state,
             retention: Retention::UNLIMITED,
             page,
-            _role: role,
+            _tenure: tenure,
         };
         store.page.set_generation(store.environment.generation);
         store.page.set_process(std::process::id(), wall_clock_us());

@@ -10,12 +10,12 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
 
-use super::{Committed, Store, StoreError};
+use super::{Committed, Pulse, Retention, Store, StoreError};
 
 /// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
 const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
@@ -33,6 +33,8 @@ pub enum Command {
     AdoptHistory(HistoryId),
     /// Publish what the replicator is doing.
     SetState(NodeState),
+    /// From the next commit on, keep no more of the log than this.
+    SetRetention(Retention),
     /// Finish what has arrived, and end.
     Stop,
 }
@@ -58,10 +60,16 @@ pub trait Observer: Send {
 }
 
 /// Runs until [`Command::Stop`], until all senders are gone, or until the storage fails.
-pub fn run(mut store: Store, commands: &Receiver<Command>, observer: &mut dyn Observer) {
+pub fn run(
+    mut store: Store,
+    commands: &Receiver<Command>,
+    observer: &mut dyn Observer,
+    pulse: &Pulse,
+) {
     let mut pending = VecDeque::new();
     let mut wait = None;
     loop {
+        pulse.beat();
         if !receive(commands, &mut pending, wait.take()) {
             break;
         }
@@ -87,7 +95,9 @@ pub fn run(mut store: Store, commands: &Receiver<Command>, observer: &mut dyn Ob
                 // Starting anew would find the same damage: stay, and serve what verifies.
                 store.set_state(NodeState::Failed);
                 observer.damaged(&e);
-                while !matches!(commands.recv(), Ok(Command::Stop) | Err(_)) {}
+                while !stop_within(commands, Pulse::INTERVAL) {
+                    pulse.beat();
+                }
                 break;
             }
             Err(e) => {
@@ -100,23 +110,31 @@ pub fn run(mut store: Store, commands: &Receiver<Command>, observer: &mut dyn Ob
     store.set_state(NodeState::Stopped);
 }
 
-/// Takes everything that has arrived; waits when there is nothing to do. False when nobody can
-/// send any more.
+/// Whether the thread is to end, as far as is known after so long.
+fn stop_within(commands: &Receiver<Command>, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match commands.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+    }
+}
+
+/// Takes everything that has arrived; waits a little when there is nothing to do, or as long as it
+/// is told to. False when nobody can send any more.
 fn receive(
     commands: &Receiver<Command>,
     pending: &mut VecDeque<Command>,
     wait: Option<Duration>,
 ) -> bool {
-    if let Some(wait) = wait {
+    let idle = pending.is_empty().then_some(Pulse::INTERVAL);
+    if let Some(wait) = wait.or(idle) {
         match commands.recv_timeout(wait) {
             Ok(command) => pending.push_back(command),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
-        }
-    } else if pending.is_empty() {
-        match commands.recv() {
-            Ok(command) => pending.push_back(command),
-            Err(_) => return false,
         }
     }
     pending.extend(commands.try_iter());
@@ -159,6 +177,7 @@ fn step(
                 observer.history_adopted(history, store.end());
             }
             Command::SetState(state) => store.set_state(state),
+            Command::SetRetention(retention) => store.set_retention(retention),
             Command::Stop => return Ok(Next::Stop),
         }
     }
@@ -181,7 +200,7 @@ fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
                 }
                 batches.push(batch.clone());
             }
-            Command::Heartbeat(_) | Command::SetState(_) => {}
+            Command::Heartbeat(_) | Command::SetState(_) | Command::SetRetention(_) => {}
             Command::AdoptHistory(_) | Command::Stop => break,
         }
     }

@@ -274,6 +274,9 @@ impl<D: Dial> FollowContext<D> {
                 tracing::error!(%node, upstream = %address, reason = %end, "following has stopped");
             }
             Decision::Done => tracing::info!(%node, upstream = %address, "reached the stop index"),
+            _ if end.is_restart() => {
+                tracing::info!(%node, upstream = %address, "the upstream is restarting");
+            }
             Decision::Reconnect | Decision::TryAnother { .. } | Decision::NeedSnapshot { .. } => {
                 tracing::warn!(%node, upstream = %address, reason = %end, "upstream lost");
             }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::Service;
+use super::Unsettled;
 use super::budget::{OutOfBudget, Share};
 use super::decode::{Decoder, ProtocolError};
 use super::output::Output;
@@ -49,6 +49,8 @@ struct Connection<S> {
     ended: bool,
     /// The process is leaving.
     leaving: bool,
+    /// Until its last write is answered.
+    unsettled: Option<Unsettled>,
     request_began: Option<Instant>,
     request_deadline: Duration,
 }
@@ -63,9 +65,10 @@ enum End {
 pub(super) async fn run<S: AsyncRead + AsyncWrite>(
     stream: S,
     peer: &str,
-    service: Arc<Service>,
+    unsettled: Unsettled,
     mut shutdown: watch::Receiver<bool>,
 ) {
+    let service = Arc::clone(&unsettled.0);
     let (reader, writer) = tokio::io::split(stream);
     let decoder = Decoder::new(service.limits.decode());
     let super::ClientLimits { request_deadline, stall_deadline, .. } = service.limits;
@@ -81,6 +84,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
         share,
         ended: false,
         leaving: false,
+        unsettled: Some(unsettled),
         request_began: None,
         request_deadline,
     };
@@ -238,6 +242,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             self.output.push(Reply::error(error), self.session.protocol());
         }
         self.forget();
+        self.output.settle().await?;
+        // The rest is between this client and its socket.
+        self.unsettled = None;
         self.output.finish().await?;
         self.output.shutdown().await?;
         if refusal.is_some() {

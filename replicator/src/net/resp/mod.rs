@@ -107,8 +107,27 @@ pub struct Service {
     cursors: Cursors,
     budget: Arc<Budget>,
     clients: Arc<Semaphore>,
+    /// How many may still have writes that are not decided.
+    unsettled: watch::Sender<usize>,
     last_client_id: AtomicU64,
     began: Instant,
+}
+
+/// Somebody who may still have writes that are not decided: a door that is open, a connection that
+/// has not noticed that the process leaves, or waits for answers.
+struct Unsettled(Arc<Service>);
+
+impl Unsettled {
+    fn new(service: &Arc<Service>) -> Self {
+        service.unsettled.send_modify(|n| *n += 1);
+        Unsettled(Arc::clone(service))
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.unsettled.send_modify(|n| *n -= 1);
+    }
 }
 
 impl Service {
@@ -120,9 +139,17 @@ impl Service {
             cursors: Cursors::new(),
             budget: Budget::new(limits.budget_bytes),
             clients: Arc::new(Semaphore::new(limits.max_clients)),
+            unsettled: watch::Sender::new(0),
             last_client_id: AtomicU64::new(0),
             began: Instant::now(),
         })
+    }
+
+    /// Returns, after the process was told to leave, when every write that a client has sent is
+    /// answered and none can come any more.
+    pub async fn settled(&self) {
+        // The sender is in here, so it cannot be gone.
+        let _ = self.unsettled.subscribe().wait_for(|n| *n == 0).await;
     }
 
     /// Connections at the moment.
@@ -150,6 +177,7 @@ impl Service {
 pub async fn serve(listener: Listener, service: Arc<Service>, mut shutdown: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let for_connections = shutdown.clone();
+    let door = Unsettled::new(&service);
     loop {
         let stream = tokio::select! {
             stream = listener.accept_patiently() => stream,
@@ -159,16 +187,17 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut shutdown: watc
         match Arc::clone(&service.clients).try_acquire_owned() {
             Err(_) => refuse(stream).await,
             Ok(permit) => {
-                let (service, shutdown) = (Arc::clone(&service), for_connections.clone());
+                let (unsettled, shutdown) = (Unsettled::new(&service), for_connections.clone());
                 connections.spawn(async move {
                     let peer = stream.peer();
-                    connection::run(stream, &peer, service, shutdown).await;
+                    connection::run(stream, &peer, unsettled, shutdown).await;
                     drop(permit);
                 });
             }
         }
     }
     drop(listener);
+    drop(door);
     while connections.join_next().await.is_some() {}
 }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
 use super::memory_node::MemoryNode;
-use super::{ClientLimits, Service, connection, serve};
+use super::{ClientLimits, Service, Unsettled, connection, serve};
 use crate::net::listen::{Address, Listener, Stream};
 use crate::net::node::ReadError;
 use crate::root::request::WriteError;
@@ -36,7 +36,9 @@ fn talk(service: &Arc<Service>) -> Talk {
     let (stream, server) = tokio::io::duplex(1 << 20);
     let (leave, leaving) = watch::channel(false);
     let service = Arc::clone(service);
-    tokio::spawn(async move { connection::run(server, "test", service, leaving).await });
+    tokio::spawn(async move {
+        connection::run(server, "test", Unsettled::new(&service), leaving).await
+    });
     Talk { stream, leave }
 }
 
@@ -387,7 +389,9 @@ async fn a_client_that_does_not_read_is_not_executed_further() {
     let (mut stream, server) = tokio::io::duplex(4096);
     let (_leave, leaving) = watch::channel(false);
     let service = Service::new(node.clone(), LIMITS);
-    tokio::spawn(async move { connection::run(server, "test", service, leaving).await });
+    tokio::spawn(async move {
+        connection::run(server, "test", Unsettled::new(&service), leaving).await
+    });
     let text = request(&["GET", "k"]).repeat(10_000);
     let sent = tokio::time::timeout(Duration::from_millis(300), stream.write_all(text.as_bytes()));
     assert!(sent.await.is_err(), "200 kB of requests went in, 1 GB of replies would come out");
@@ -527,7 +531,9 @@ async fn replies_that_are_not_taken_share_a_budget() {
         let (stream, server) = tokio::io::duplex(4096);
         let (leave, leaving) = watch::channel(false);
         let service = Arc::clone(&service);
-        tokio::spawn(async move { connection::run(server, "test", service, leaving).await });
+        tokio::spawn(async move {
+            connection::run(server, "test", Unsettled::new(&service), leaving).await
+        });
         Talk { stream, leave }
     };
     let (mut first, mut second) = (slow(), slow());
@@ -561,8 +567,9 @@ async fn a_client_that_takes_nothing_is_closed() {
     let service = Service::new(node, ClientLimits { stall_deadline: deadline, ..LIMITS });
     let (mut stream, server) = tokio::io::duplex(4096);
     let (_leave, leaving) = watch::channel(false);
-    let serving =
-        tokio::spawn(async move { connection::run(server, "test", service, leaving).await });
+    let serving = tokio::spawn(async move {
+        connection::run(server, "test", Unsettled::new(&service), leaving).await
+    });
     stream.write_all(request(&["GET", "k"]).as_bytes()).await.unwrap();
     // Slowly, but always within the deadline.
     for _ in 0..4 {
