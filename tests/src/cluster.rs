@@ -50,7 +50,8 @@ pub struct Status {
 }
 
 impl Status {
-    fn parse(body: &str) -> Option<Status> {
+    /// From what `/status` answered.
+    pub fn parse(body: &str) -> Option<Status> {
         let json: Value = serde_json::from_str(body).ok()?;
         let text = |name: &str| json.get(name)?.as_str().map(str::to_owned);
         Some(Status {
@@ -74,7 +75,8 @@ impl Status {
         self.json.pointer("/upstream/connected").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    fn same_data(&self, other: &Status) -> bool {
+    /// Whether both are at the same index of the same past.
+    pub fn same_data(&self, other: &Status) -> bool {
         (self.index, &self.hash, &self.digest) == (other.index, &other.hash, &other.digest)
     }
 }
@@ -453,6 +455,13 @@ impl Cluster {
     /// Adds a relay that nobody may follow.
     pub fn leaf(&mut self, name: &str, upstreams: &[&str]) -> &mut Node {
         let node = self.relay(name, upstreams);
+        node.settings.remove(&("listen".to_owned(), "replication".to_owned()));
+        node
+    }
+
+    /// Adds a leaf that follows somebody who is not of the cluster.
+    pub fn follower(&mut self, name: &str, upstreams: &[String]) -> &mut Node {
+        let node = self.add(name).follow(upstreams);
         node.settings.remove(&("listen".to_owned(), "replication".to_owned()));
         node
     }

@@ -165,6 +165,11 @@ pub fn scratch_dir() -> PathBuf {
     dir
 }
 
+/// The profile that the test was built with, as cargo's `--profile` calls it.
+pub fn profile() -> &'static str {
+    if directory_beside_the_test().ends_with("release") { "release" } else { "dev" }
+}
+
 fn directory_beside_the_test() -> PathBuf {
     let test = std::env::current_exe().expect("a process knows its program");
     let dir = test.parent().expect("a program is in a directory");
