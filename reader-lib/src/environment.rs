@@ -47,6 +47,8 @@ pub struct Environment {
     pub db_id: DbId,
     /// The page size its chunks were cut for.
     pub page_bytes: usize,
+    /// The format it was in when it was opened, which whoever writes it goes on in.
+    pub format: Format,
     crc: CellCrc,
 }
 
@@ -87,6 +89,7 @@ impl Environment {
             txn.get(meta, key)?.ok_or_else(|| Error::corrupt("meta", key, "missing"))
         };
         let format = Format::decode(record(Format::KEY)?).map_err(as_path_error)?;
+        format.check_readable().map_err(as_path_error)?;
         let identity = Identity::decode(record(Identity::KEY)?).map_err(as_path_error)?;
         drop(txn);
         Ok(Environment {
@@ -97,6 +100,7 @@ impl Environment {
             meta,
             db_id: identity.db_id,
             page_bytes: format.page_bytes as usize,
+            format,
             crc: CellCrc::new(identity.db_id),
             env,
         })
@@ -113,7 +117,10 @@ impl Environment {
         check_key(key)?;
         match txn.get(self.data, key)? {
             None => Ok(None),
-            Some(bytes) => value::read(self, txn, key, bytes).map(Some),
+            Some(bytes) => {
+                let value = value::read(self, txn, key, bytes);
+                value.map(Some).map_err(|e| self.or_format(txn, e))
+            }
         }
     }
 
@@ -129,7 +136,10 @@ impl Environment {
         check_key(key)?;
         match txn.get(self.data, key)? {
             None => Ok(false),
-            Some(bytes) => value::read_into(self, txn, key, bytes, buffer).map(|()| true),
+            Some(bytes) => {
+                let read = value::read_into(self, txn, key, bytes, buffer);
+                read.map(|()| true).map_err(|e| self.or_format(txn, e))
+            }
         }
     }
 
@@ -137,7 +147,8 @@ impl Environment {
     pub fn cell<'t, T: Transaction>(&self, txn: &'t T, key: &[u8]) -> Result<Option<Cell<'t>>> {
         check_key(key)?;
         let Some(bytes) = txn.get(self.data, key)? else { return Ok(None) };
-        Cell::decode(bytes).map(Some).map_err(|e| Error::corrupt(layout::BUCKET_DATA, key, e))
+        let corrupt = |e| self.or_format(txn, Error::corrupt(layout::BUCKET_DATA, key, e));
+        Cell::decode(bytes).map(Some).map_err(corrupt)
     }
 
     fn meta_record<T: Transaction, R>(
@@ -149,7 +160,32 @@ impl Environment {
         let bytes = txn
             .get(self.meta, key)?
             .ok_or_else(|| Error::corrupt(layout::BUCKET_META, key, "missing"))?;
-        decode(bytes).map_err(|e| Error::corrupt(layout::BUCKET_META, key, e))
+        let corrupt = |e| self.or_format(txn, Error::corrupt(layout::BUCKET_META, key, e));
+        decode(bytes).map_err(corrupt)
+    }
+
+    /// Which format it is in now: [`Self::format`] is as of when it was opened.
+    pub fn format_record<T: Transaction>(&self, txn: &T) -> Result<Format> {
+        let bytes = txn
+            .get(self.meta, Format::KEY)?
+            .ok_or_else(|| Error::corrupt(layout::BUCKET_META, Format::KEY, "missing"))?;
+        Format::decode(bytes).map_err(|e| Error::corrupt(layout::BUCKET_META, Format::KEY, e))
+    }
+
+    /// Refuses a format that this release cannot read, to which the generation may have been raised
+    /// after it was opened.
+    pub(crate) fn check_readable<T: Transaction>(&self, txn: &T) -> Result<()> {
+        let readable = self.format_record(txn)?.check_readable();
+        readable.map_err(|source| Error::Format { path: self.env.path().to_owned(), source })
+    }
+
+    /// What does not decode may be in a format that this release cannot read: then that is the error.
+    #[cold]
+    pub(crate) fn or_format<T: Transaction>(&self, txn: &T, error: Error) -> Error {
+        match self.check_readable(txn) {
+            Err(format @ Error::Format { .. }) if error.is_corrupt() => format,
+            _ => error,
+        }
     }
 
     /// Which database, and which of its pasts.

@@ -9,7 +9,8 @@
 //! * a reader never goes back: to a lower generation only when the directory was made anew, to a
 //!   lower index of the same history never;
 //! * what is open is served for as long as nothing newer can be: a directory that disappears, or
-//!   that cannot be looked at, stops nobody. Another database in its place does.
+//!   that cannot be looked at, stops nobody. Another database in its place does, and so does a format
+//!   to which the generation was raised and which this release cannot read.
 //!
 //! The page itself may be missing, replaced, or stuck with an old word. So every
 //! [`READS_PER_CLOCK_LOOK`]th read looks at the clock, and once in [`LOOK_INTERVAL_MS`] at the
@@ -195,9 +196,12 @@ impl Followed {
 
     /// Looks whether page and directory are what they were.
     fn look_around(&self, live: &mut MutexGuard<'_, Environment>) -> Result<()> {
-        let looked = self.look_for_page().and_then(|()| self.follow(live));
+        let looked = self
+            .look_for_page()
+            .and_then(|()| self.follow(live))
+            .and_then(|_| live.check_readable(&live.env.read()?));
         match looked {
-            Ok(_) => {}
+            Ok(()) => {}
             // Serve what there is.
             Err(Error::NoDatabase { .. } | Error::Io { .. } | Error::Lmdb(_)) => {}
             // Looks again with the next read, so that the error goes when its cause does.

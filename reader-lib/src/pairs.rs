@@ -110,7 +110,9 @@ impl<'s> Pairs<'s> {
         }
         self.snapshot.count_read();
         let lease = self.snapshot.lease();
-        Ok((key, value::read(&lease.environment, &lease.txn, key, cell)?))
+        let (environment, txn) = (&lease.environment, &lease.txn);
+        let value = value::read(environment, txn, key, cell);
+        Ok((key, value.map_err(|e| environment.or_format(txn, e))?))
     }
 
     /// What one end has come to becomes an item, or the end of the walk.

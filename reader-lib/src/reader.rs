@@ -53,6 +53,10 @@ pub struct Status {
     pub generation: Generation,
     /// Last index and running hash, from LMDB.
     pub position: Position,
+    /// The format it is in.
+    pub format: u32,
+    /// The oldest format a program must know to read it.
+    pub format_readable_from: u32,
     /// The oldest index that is still in the log; one after the last when it is empty.
     pub oldest_index: Index,
     /// Digest of the data.
@@ -346,10 +350,13 @@ impl Reader {
         self.followed.read(|environment, txn| {
             let applied = environment.applied(txn)?;
             let log = environment.log_state(txn)?;
+            let format = environment.format_record(txn)?;
             Ok(Status {
                 db_id: environment.db_id,
                 history: environment.identity(txn)?.history,
                 generation: environment.generation,
+                format: format.version,
+                format_readable_from: format.readable_from,
                 position: applied.position,
                 oldest_index: log.oldest,
                 digest: applied.digest,

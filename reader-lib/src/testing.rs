@@ -141,11 +141,13 @@ impl Db {
         pairs: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Index> {
         let old = self.environment()?;
-        let start = old.log_state(&old.env.read().map_err(Error::from)?)?.last;
+        let txn = old.env.read().map_err(Error::from)?;
+        let (start, format) = (old.log_state(&txn)?.last, old.format_record(&txn)?.version);
+        drop(txn);
         let generation = old.generation.next();
         let options =
             Options { db_id: self.db_id, history, map_bytes: MAP_BYTES, ..Options::default() };
-        let mut builder = Builder::beside(&self.dir, generation, start, &options)?;
+        let mut builder = Builder::beside(&self.dir, generation, start, format, &options)?;
         for (key, value) in pairs {
             builder.push(key.as_ref(), value.as_ref())?;
         }

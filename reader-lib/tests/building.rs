@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use quicksilver::build::{self, BuildError, Builder, Built, Options};
 use quicksilver::testing::Db;
 use quicksilver::{DbId, Error, Index, Position, Reader, environment, verify};
+use quicksilver_format::NEW_DATABASE_FORMAT_VERSION;
 use quicksilver_format::layout::Generation;
 
 /// A map that a test can afford.
@@ -215,7 +216,8 @@ fn another_generation_takes_the_place_of_the_live_one() {
     let start = Position { index: old.index().unwrap(), ..old.status().unwrap().position };
     let next = Generation::FIRST.next();
     let of_db = Options { db_id: db.db_id(), ..options() };
-    let mut builder = Builder::beside(db.path(), next, start, &of_db).unwrap();
+    let mut builder =
+        Builder::beside(db.path(), next, start, NEW_DATABASE_FORMAT_VERSION, &of_db).unwrap();
     builder.push(b"c", b"3").unwrap();
     let built = builder.finish().unwrap();
     assert_eq!(built.position.index, start.index.next());
@@ -223,7 +225,7 @@ fn another_generation_takes_the_place_of_the_live_one() {
     assert_eq!(environment::live_generation(db.path()).unwrap(), Generation::FIRST);
     assert_eq!(old.index().unwrap(), start.index);
     assert!(matches!(
-        Builder::beside(db.path(), next, start, &of_db),
+        Builder::beside(db.path(), next, start, NEW_DATABASE_FORMAT_VERSION, &of_db),
         Err(BuildError::Exists { .. })
     ));
 
@@ -248,7 +250,8 @@ fn a_generation_of_another_past_or_behind_is_refused() {
     let second = Generation::FIRST.next();
     let of_db = Options { db_id: db.db_id(), ..options() };
     let start = Position::genesis(db.db_id());
-    let mut behind = Builder::beside(db.path(), second, start, &of_db).unwrap();
+    let mut behind =
+        Builder::beside(db.path(), second, start, NEW_DATABASE_FORMAT_VERSION, &of_db).unwrap();
     behind.push(b"a", b"1").unwrap();
     behind.finish().unwrap();
     let refused = build::switch_to(db.path(), second).unwrap_err();
@@ -257,7 +260,10 @@ fn a_generation_of_another_past_or_behind_is_refused() {
     let third = second.next();
     let other = Options { db_id: DbId::random(), ..options() };
     let start = Position::genesis(other.db_id);
-    Builder::beside(db.path(), third, start, &other).unwrap().finish().unwrap();
+    Builder::beside(db.path(), third, start, NEW_DATABASE_FORMAT_VERSION, &other)
+        .unwrap()
+        .finish()
+        .unwrap();
     let refused = build::switch_to(db.path(), third).unwrap_err();
     assert!(refused.to_string().contains("expected"), "{refused}");
     assert_eq!(environment::live_generation(db.path()).unwrap(), Generation::FIRST);

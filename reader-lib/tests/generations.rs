@@ -17,6 +17,7 @@ use quicksilver::build::{self, Builder, Options};
 use quicksilver::status_page::StatusWriter;
 use quicksilver::testing::Db;
 use quicksilver::{DbId, Error, HistoryId, Index, Position, Reader};
+use quicksilver_format::NEW_DATABASE_FORMAT_VERSION;
 use quicksilver_format::layout::Generation;
 
 const THREADS: u64 = 16;
@@ -150,7 +151,8 @@ fn readers_move_on_under_load() {
 /// A generation beside the live one, made by hand; nobody is told.
 fn build_next(dir: &Path, start: Position, of_db: &Options, value: &str) -> Generation {
     let next = build_generation(dir).next();
-    let mut builder = Builder::beside(dir, next, start, of_db).unwrap();
+    let mut builder =
+        Builder::beside(dir, next, start, NEW_DATABASE_FORMAT_VERSION, of_db).unwrap();
     builder.push(b"a", value.as_bytes()).unwrap();
     builder.finish().unwrap();
     next

@@ -211,10 +211,8 @@ fn a_generation_in_a_later_format_is_an_error_and_not_a_guess() {
     db.replace(quicksilver::HistoryId::random(), [("a", "2")]).unwrap();
     let environment = db.environment().unwrap();
     let mut txn = environment.env.write().unwrap();
-    let mut format = Format::current(4096).encode();
-    format[4] = 99;
-    format[8] = 99;
-    txn.put(environment.meta, Format::KEY, &format).unwrap();
+    let format = Format { version: 99, readable_from: 99, page_bytes: 4096 };
+    txn.put(environment.meta, Format::KEY, &format.encode()).unwrap();
     txn.commit().unwrap();
     for _ in 0..3 {
         let refused = reader.get(b"a").unwrap_err();

@@ -69,6 +69,51 @@ pub enum FormatError {
         /// The newest this release reads.
         newest: u32,
     },
+    /// A database in a format this release cannot read.
+    #[error(
+        "database: in format {version}, readable for programs that know {readable_from}; this \
+         release reads {oldest} to {newest}; {}", cure_for_reading(*readable_from, *newest)
+    )]
+    UnreadableDatabase {
+        /// The format it is in.
+        version: u32,
+        /// The oldest format a program must know to read it.
+        readable_from: u32,
+        /// The oldest this release reads.
+        oldest: u32,
+        /// The newest this release reads.
+        newest: u32,
+    },
+    /// A database in a format this release cannot write.
+    #[error(
+        "database: in format {version}; this release writes {oldest} to {newest}; {}",
+        cure_for_writing(*version, *newest)
+    )]
+    UnwritableDatabase {
+        /// The format it is in.
+        version: u32,
+        /// The oldest this release writes.
+        oldest: u32,
+        /// The newest this release writes.
+        newest: u32,
+    },
+}
+
+fn cure_for_reading(needed: u32, newest: u32) -> &'static str {
+    if needed > newest {
+        "it was finalised for a newer release: upgrade this program"
+    } else {
+        "read it with an older release"
+    }
+}
+
+fn cure_for_writing(version: u32, newest: u32) -> &'static str {
+    if version > newest {
+        "it was finalised for a newer release: upgrade this one, or restore a copy from \
+         before that"
+    } else {
+        "start the release before this one on it, run `qsctl format finalize` there, and come back"
+    }
 }
 
 impl FormatError {

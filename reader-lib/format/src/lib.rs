@@ -23,7 +23,10 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod meta;
+#[cfg(feature = "next-format")]
+pub mod next;
 pub mod status;
+pub mod version;
 mod wire;
 
 pub use batch::{Batch, BatchBuilder, BatchLimits};
@@ -34,8 +37,4 @@ pub use entry::{Entry, Op};
 pub use error::FormatError;
 pub use hash::{Position, RunningHash};
 pub use ids::{DbId, HistoryId, Index, NodeId, ProcessId};
-
-/// The format this release writes. Bumped only together with `qsctl format finalize`.
-pub const FORMAT_VERSION: u32 = 1;
-/// The oldest format this release reads.
-pub const OLDEST_READABLE_FORMAT_VERSION: u32 = 1;
+pub use version::{NEW_DATABASE_FORMAT_VERSION, NEWEST_FORMAT_VERSION};

@@ -7,6 +7,7 @@
 //!                  4  4  format version
 //!                  8  4  oldest format version a program must know to read it
 //!                 12  4  page size its chunks were cut for
+//!                        (a later format may append; these 16 bytes never change)
 //! key "identity"   0 16  database id
 //!                 16 16  history
 //! key "log"        0  8  last index         (0: empty)
@@ -24,17 +25,19 @@ use crate::digest::StateDigest;
 use crate::error::FormatError;
 use crate::hash::Position;
 use crate::ids::{DbId, HistoryId, Index};
+use crate::version::{
+    self, NEWEST_FORMAT_VERSION, OLDEST_READABLE_FORMAT_VERSION, OLDEST_WRITABLE_FORMAT_VERSION,
+};
 use crate::wire::Reader;
-use crate::{FORMAT_VERSION, OLDEST_READABLE_FORMAT_VERSION};
 
 const MAGIC: [u8; 4] = *b"QSDB";
 
-/// Which format the generation is in.
+/// Which format the generation is in. What this release can do is in [`crate::version`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Format {
-    /// The format it was written in.
+    /// The format it is written in. A writer must know it, because it has to keep up all of it.
     pub version: u32,
-    /// The oldest format a program must know to read it.
+    /// The oldest format a program must know to read it. A reader may be older than `version`.
     pub readable_from: u32,
     /// LMDB's page size when it was created; chunks are cut for it.
     pub page_bytes: u32,
@@ -44,9 +47,10 @@ impl Format {
     /// Its key in `meta`.
     pub const KEY: &'static [u8] = b"format";
 
-    /// What this release writes.
-    pub fn current(page_bytes: u32) -> Self {
-        Format { version: FORMAT_VERSION, readable_from: FORMAT_VERSION, page_bytes }
+    /// A format that this release knows; `None` when it is of a later one.
+    pub fn of_version(version: u32, page_bytes: u32) -> Option<Self> {
+        let readable_from = version::known(version)?.readable_from;
+        Some(Format { version, readable_from, page_bytes })
     }
 
     /// As bytes.
@@ -59,33 +63,46 @@ impl Format {
         out
     }
 
-    /// From bytes; an error when this release cannot read that format.
+    /// From bytes: of any release, which says nothing about whether this one can read the database.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut r = Reader::new("meta record \"format\"", bytes);
+        const WHAT: &str = "meta record \"format\"";
+        let mut r = Reader::new(WHAT, bytes);
         let magic = r.array::<4>()?;
         if magic != MAGIC {
             let found = magic.escape_ascii();
-            return Err(FormatError::field("meta record \"format\"", "magic", found, "QSDB"));
+            return Err(FormatError::field(WHAT, "magic", found, "QSDB"));
         }
-        let format = Format { version: r.u32()?, readable_from: r.u32()?, page_bytes: r.u32()? };
-        let readable = OLDEST_READABLE_FORMAT_VERSION..=FORMAT_VERSION;
-        if format.readable_from > FORMAT_VERSION || format.version < *readable.start() {
-            return Err(FormatError::Version {
-                what: "database",
-                found: format.version,
-                oldest: *readable.start(),
-                newest: *readable.end(),
-            });
+        let (version, readable_from, page_bytes) = (r.u32()?, r.u32()?, r.u32()?);
+        if readable_from == 0 || readable_from > version {
+            let expected = format!("1 to {version}, which it is in");
+            return Err(FormatError::field(WHAT, "oldest reader", readable_from, expected));
         }
-        if !(512..=65_536).contains(&format.page_bytes) || !format.page_bytes.is_power_of_two() {
-            return Err(FormatError::field(
-                "meta record \"format\"",
-                "page size",
-                format.page_bytes,
-                "a power of two from 512 to 65536",
-            ));
+        if !(512..=65_536).contains(&page_bytes) || !page_bytes.is_power_of_two() {
+            let expected = "a power of two from 512 to 65536";
+            return Err(FormatError::field(WHAT, "page size", page_bytes, expected));
         }
-        Ok(format)
+        Ok(Format { version, readable_from, page_bytes })
+    }
+
+    /// Whether this release may read it: it knows what the format asks of a reader, and has not
+    /// forgotten how.
+    pub fn check_readable(&self) -> Result<(), FormatError> {
+        let (oldest, newest) = (OLDEST_READABLE_FORMAT_VERSION, NEWEST_FORMAT_VERSION);
+        if self.readable_from <= newest && self.version >= oldest {
+            return Ok(());
+        }
+        let Format { version, readable_from, .. } = *self;
+        Err(FormatError::UnreadableDatabase { version, readable_from, oldest, newest })
+    }
+
+    /// Whether this release may write it: it knows all of the format, also what readers need not.
+    pub fn check_writable(&self) -> Result<(), FormatError> {
+        let (oldest, newest) = (OLDEST_WRITABLE_FORMAT_VERSION, NEWEST_FORMAT_VERSION);
+        let version = self.version;
+        if (oldest..=newest).contains(&version) {
+            return Ok(());
+        }
+        Err(FormatError::UnwritableDatabase { version, oldest, newest })
     }
 }
 
@@ -221,7 +238,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let format = Format::current(4096).encode();
+        let format = Format::of_version(1, 4096).unwrap().encode();
         assert_eq!(format, b"QSDB\x01\0\0\0\x01\0\0\0\0\x10\0\0");
 
         let position = Position { index: Index::new(5), hash: RunningHash::from_bytes([0xab; 32]) };
@@ -239,19 +256,49 @@ mod tests {
         assert_eq!(applied, expected);
     }
 
+    fn format(version: u32, readable_from: u32) -> Format {
+        Format { version, readable_from, page_bytes: 4096 }
+    }
+
+    /// What a format asks of a reader and what it asks of a writer are two things.
     #[test]
-    fn another_format_is_named() {
-        let mut bytes = Format::current(4096).encode();
-        bytes[4] = 2;
-        bytes[8] = 2;
-        let err = Format::decode(&bytes).unwrap_err();
-        assert_eq!(
-            err.to_string(),
-            "database: format version 2, this release reads 1 to 1; upgrade this program"
+    fn readers_and_writers_of_other_formats() {
+        let newest = NEWEST_FORMAT_VERSION;
+        let later = newest + 1;
+        for (record, reads, writes) in [
+            (format(newest, newest), true, true),
+            (format(OLDEST_WRITABLE_FORMAT_VERSION, 1), true, true),
+            // What it added is nothing that a reader has to know.
+            (format(later, 1), true, false),
+            (format(later, newest), true, false),
+            (format(later, later), false, false),
+        ] {
+            assert_eq!(Format::decode(&record.encode()).unwrap(), record);
+            assert_eq!(record.check_readable().is_ok(), reads, "{record:?}");
+            assert_eq!(record.check_writable().is_ok(), writes, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn another_format_is_named_with_a_cure() {
+        let refused = format(98, 97).check_readable().unwrap_err().to_string();
+        let expected = format!(
+            "database: in format 98, readable for programs that know 97; this release reads 1 \
+             to {NEWEST_FORMAT_VERSION}; it was finalised for a newer release: upgrade this program"
         );
-        // A newer format that older programs may read is read.
-        bytes[8] = 1;
-        assert_eq!(Format::decode(&bytes).unwrap().version, 2);
+        assert_eq!(refused, expected);
+        let refused = format(98, 1).check_writable().unwrap_err().to_string();
+        assert!(refused.contains("in format 98; this release writes 1 to"), "{refused}");
+        assert!(refused.contains("upgrade this one"), "{refused}");
+    }
+
+    #[test]
+    fn a_record_of_a_later_format_may_be_longer_and_never_contradict_itself() {
+        let longer = [&format(3, 2).encode()[..], b"what came later"].concat();
+        assert_eq!(Format::decode(&longer).unwrap(), format(3, 2));
+        for nonsense in [format(1, 2), format(1, 0), format(0, 0)] {
+            assert!(Format::decode(&nonsense.encode()).is_err(), "{nonsense:?}");
+        }
     }
 
     proptest! {

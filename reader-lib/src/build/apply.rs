@@ -127,6 +127,8 @@ pub fn apply(
         state.log.sealed_at_us = batch.header().sealed_at_us;
         state.applied.position = batch.after();
     }
+    #[cfg(feature = "next-format")]
+    super::next::keep_up(environment, txn)?;
     Ok(state)
 }
 

@@ -23,18 +23,25 @@
 //! * [`Builder::beside`] makes another generation of one that is there, and [`switch_to`] makes
 //!   that one live.
 //! * [`append`] adds a batch to an opened generation, as a replicator's commit does.
+//! * [`raise_format`] raises an opened generation to the newest format, which is what
+//!   `qsctl format finalize` asks for.
 //! * [`apply`](mod@apply) is what all of them, and the replicator, write data with.
 //!
 //! Invariants:
 //! * A generation is made under a name that ends in `.new`, synced, and renamed. A builder that is
 //!   dropped unfinished takes it away again.
 //! * `CURRENT` is written after everything it stands for is on disk.
+//! * A generation is made in the format that its database is in; the format of a new database is one
+//!   that the release before this one knows.
 //! * Nothing here writes to a directory that another process writes: a new database is made under
 //!   the role lock, and whoever calls [`append`] or [`switch_to`] holds it.
 
 pub mod apply;
 pub mod directory;
 mod error;
+mod format;
+#[cfg(feature = "next-format")]
+mod next;
 mod role;
 
 use std::fs;
@@ -48,11 +55,14 @@ use quicksilver_format::limits::{
 };
 use quicksilver_format::meta::{Format, Identity};
 use quicksilver_format::status::{Commit, NodeState};
-use quicksilver_format::{BatchBuilder, DbId, Entry, HistoryId, Op, Position, StateDigest};
+use quicksilver_format::{
+    BatchBuilder, DbId, Entry, HistoryId, NEW_DATABASE_FORMAT_VERSION, Op, Position, StateDigest,
+};
 use quicksilver_lmdb::{Env, EnvOptions};
 
 pub use apply::State;
 pub use error::{BuildError, Result};
+pub use format::{FormatChange, raise as raise_format};
 pub use role::RoleLock;
 
 use crate::environment::Environment;
@@ -117,7 +127,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Begins a new database in `dir`, which is made if it is not there.
+    /// Begins a new database in `dir`, which is made if it is not there. Its format is
+    /// [`NEW_DATABASE_FORMAT_VERSION`].
     ///
     /// # Errors
     /// [`BuildError::Exists`] when the directory holds one already, [`BuildError::Busy`], or what
@@ -127,35 +138,40 @@ impl Builder {
         let role = RoleLock::take(dir)?;
         directory::refuse_database(dir)?;
         let start = Position::genesis(options.db_id);
-        let builder = Self::begin(dir, Generation::FIRST, start, options)?;
+        let format = NEW_DATABASE_FORMAT_VERSION;
+        let builder = Self::begin(dir, Generation::FIRST, start, format, options)?;
         Ok(Builder { role: Some(role), ..builder })
     }
 
     /// Begins another generation of the database in `dir`, which becomes live with [`switch_to`].
     ///
     /// Its log continues after `start`, which for a database that is there is not before the end
-    /// of the live generation's; its data is what is pushed. The caller is the writer of this
-    /// database.
+    /// of the live generation's; its data is what is pushed. `format_version` is what the live
+    /// generation is in ([`Environment::format`]): only [`raise_format`] raises it. The caller is the
+    /// writer of this database.
     ///
     /// # Errors
-    /// [`BuildError::Exists`] when there is such a generation, or what the system says.
+    /// [`BuildError::Exists`] when there is such a generation, a format that this release cannot
+    /// write, or what the system says.
     pub fn beside(
         dir: &Path,
         generation: Generation,
         start: Position,
+        format_version: u32,
         options: &Options,
     ) -> Result<Self> {
         let path = dir.join(generation.to_string());
         if path.exists() {
             return Err(BuildError::Exists { path, found: "a generation".to_owned() });
         }
-        Self::begin(dir, generation, start, options)
+        Self::begin(dir, generation, start, format_version, options)
     }
 
     fn begin(
         dir: &Path,
         generation: Generation,
         start: Position,
+        format_version: u32,
         options: &Options,
     ) -> Result<Self> {
         let unfinished = Unfinished::begin(dir.join(format!("{generation}.new")))?;
@@ -178,13 +194,18 @@ impl Builder {
         let [.., meta] = buckets;
         let identity = Identity { db_id: options.db_id, history: options.history };
         let page_bytes = u32::try_from(env.page_size()).unwrap_or(u32::MAX);
+        let format = format::of_version(format_version, page_bytes)
+            .map_err(|source| Error::Format { path: path.clone(), source })?;
         let state = State::empty_at(start);
         let mut txn = env.write()?;
-        txn.put(meta, Format::KEY, &Format::current(page_bytes).encode())?;
+        txn.put(meta, Format::KEY, &format.encode())?;
         txn.put(meta, Identity::KEY, &identity.encode())?;
         state.write(meta, &mut txn)?;
         txn.commit()?;
         let environment = Environment::new(path.clone(), generation, env, buckets)?;
+        let mut txn = environment.env.write()?;
+        format::add_to_new(&environment, &mut txn)?;
+        txn.commit()?;
         Ok(Builder {
             dir: dir.to_owned(),
             generation,
@@ -332,6 +353,9 @@ pub fn switch_to(dir: &Path, generation: Generation) -> Result<()> {
 }
 
 /// Opens a generation for writing, and writes nothing. Who writes holds the [`RoleLock`].
+///
+/// # Errors
+/// [`Error::Format`] when it is in a format that this release cannot write, or what the system says.
 pub fn open_writer(dir: &Path, generation: Generation) -> Result<Environment> {
     let path = dir.join(generation.to_string());
     let options = EnvOptions {
@@ -340,7 +364,11 @@ pub fn open_writer(dir: &Path, generation: Generation) -> Result<Environment> {
         open_lock: Some(dir.join(layout::OPEN_LOCK)),
         ..EnvOptions::default()
     };
-    open_buckets(path.clone(), generation, Env::open_writer(&path, &options)?)
+    let env = Env::open_writer(&path, &options)?;
+    let environment = open_buckets(path.clone(), generation, env)?;
+    let writable = environment.format.check_writable();
+    writable.map_err(|source| Error::Format { path, source })?;
+    Ok(environment)
 }
 
 fn open_buckets(path: PathBuf, generation: Generation, env: Env) -> Result<Environment> {
