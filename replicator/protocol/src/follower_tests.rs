@@ -34,6 +34,8 @@ fn welcome(position: Position) -> Welcome {
         position,
         oldest: Index::FIRST,
         heartbeat: None,
+        #[cfg(feature = "next-protocol")]
+        release: String::new(),
     }
 }
 
@@ -307,7 +309,7 @@ fn every_other_refusal_says_what_follows() {
 
 #[test]
 fn a_version_this_release_does_not_speak_is_refused() {
-    let end = end_after_welcome(|welcome| welcome.version = 2);
+    let end = end_after_welcome(|welcome| welcome.version = VersionRange::OURS.max + 1);
     assert!(matches!(end.cause, EndCause::Version { .. }));
 }
 

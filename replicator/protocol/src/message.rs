@@ -23,6 +23,8 @@ use quicksilver_format::{
 use crate::frame::{Frame, Kind};
 use crate::wire::{Reader, put_text};
 
+/// The newest protocol version this release speaks.
+const NEWEST_VERSION: u16 = if cfg!(feature = "next-protocol") { 2 } else { 1 };
 /// The first bytes of a session.
 pub const MAGIC: [u8; 4] = *b"QSRP";
 /// Longest path from the root, the node itself included. A tree of fifty downstreams a node has
@@ -45,8 +47,9 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
-    /// What this release speaks.
-    pub const OURS: VersionRange = VersionRange { min: 1, max: 1 };
+    /// What this release speaks: its own version and that of the release before it, so that either
+    /// may be upgraded first. `docs/PROTOCOL.md` says how a new version is introduced.
+    pub const OURS: VersionRange = VersionRange { min: 1, max: NEWEST_VERSION };
 
     /// The newest version that both speak.
     pub fn common(&self, other: &VersionRange) -> Option<u16> {
@@ -187,6 +190,9 @@ pub struct Welcome {
     /// The newest heartbeat it has seen. It tells how fresh the source is; it does not count as
     /// received.
     pub heartbeat: Option<Heartbeat>,
+    /// **For tests only**: the source's release, which version 2 of the tests appends.
+    #[cfg(feature = "next-protocol")]
+    pub release: String,
 }
 
 /// Why a source will not serve a follower.
@@ -524,6 +530,10 @@ fn encode_welcome(welcome: &Welcome, out: &mut Vec<u8>) {
             out.extend_from_slice(&heartbeat.after.get().to_le_bytes());
         }
     }
+    #[cfg(feature = "next-protocol")]
+    if welcome.version >= 2 {
+        put_text(out, &welcome.release, NAME_MAX_BYTES);
+    }
 }
 
 fn decode_welcome(payload: &Bytes) -> Result<Welcome, FormatError> {
@@ -541,6 +551,11 @@ fn decode_welcome(payload: &Bytes) -> Result<Welcome, FormatError> {
         true => Some(Heartbeat { root_clock_us: r.u64()?, after: Index::new(r.u64()?) }),
         false => None,
     };
+    #[cfg(feature = "next-protocol")]
+    let release = match version {
+        ..2 => String::new(),
+        2.. => r.text("release", NAME_MAX_BYTES)?,
+    };
     Ok(Welcome {
         version,
         db_id,
@@ -552,6 +567,8 @@ fn decode_welcome(payload: &Bytes) -> Result<Welcome, FormatError> {
         position,
         oldest,
         heartbeat,
+        #[cfg(feature = "next-protocol")]
+        release,
     })
 }
 

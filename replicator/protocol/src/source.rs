@@ -455,6 +455,8 @@ impl SourceSession {
             position: state.position,
             oldest: state.oldest,
             heartbeat: state.heartbeat,
+            #[cfg(feature = "next-protocol")]
+            release: env!("CARGO_PKG_VERSION").to_owned(),
         };
         self.path_changed = false;
         self.send(now, Message::Welcome(Box::new(welcome)));

@@ -199,6 +199,21 @@ fn a_far_version_is_refused_with_ours() {
     assert_eq!(refusal(&mut session), Refusal::Version(VersionRange::OURS));
 }
 
+/// Of two releases that are a step apart, either may be the source.
+#[test]
+fn the_newest_version_that_both_speak_is_spoken() {
+    let VersionRange { min, max } = VersionRange::OURS;
+    for (theirs, spoken) in [((min, min), min), ((min, max), max), ((max, max + 1), max)] {
+        let versions = VersionRange { min: theirs.0, max: theirs.1 };
+        let mut session = session();
+        let hello = Hello { versions, ..hello(Start::Newest) };
+        greet(&mut session, hello, &Log::of(&[2]));
+        let (sent, _) = drain(&mut session);
+        let Message::Welcome(welcome) = &sent[0] else { panic!("{sent:?}") };
+        assert_eq!(welcome.version, spoken);
+    }
+}
+
 #[test]
 fn garbage_is_refused_and_never_ends_up_in_a_stream() {
     let mut bad = session();

@@ -180,17 +180,13 @@ impl Daemon {
             fail: Box::new(fail),
         };
         let writer = WriterThread::start(&config, store, aftermath, failed)?;
-        let writes = match writer.orders() {
-            Orders::Root(queue) => Some(queue.clone()),
-            Orders::Relay(commands) => {
-                replication.attach_writer(commands.clone());
-                None
-            }
-        };
+        if let Orders::Relay(commands) = writer.orders() {
+            replication.attach_writer(commands.clone());
+        }
         let replicator = Arc::new(Replicator {
             config: config.clone(),
             reader,
-            writes,
+            orders: writer.orders().clone(),
             replication: replication.view(),
             last_error: last_error.clone(),
             had_data,

@@ -1,24 +1,30 @@
 //! What this node answers to clients and operators.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use quicksilver::log;
 use quicksilver::{Index, Reader};
-use quicksilver_format::Op;
 use quicksilver_format::status::NodeState;
+use quicksilver_format::{NEWEST_FORMAT_VERSION, Op};
 use quicksilver_lmdb::Transaction;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use super::readers::ReadersView;
 use super::replication::ReplicationView;
+use super::writer_thread::Orders;
 use crate::config::{Config, Role};
 use crate::metrics::{self, Gauges};
-use crate::net::node::{LogLine, Node, NodeStatus, ReadError, WritePath};
-use crate::root::queue::WriteQueue;
+use crate::net::node::{BoxFuture, LogLine, Node, NodeStatus, ReadError, WritePath};
 use crate::root::request::{OpAnswer, TxOp};
-use crate::store::wall_clock_us;
+use crate::store::{Asker, FormatAnswer, FormatRefusal, wall_clock_us};
+
+/// How long whoever wants the format raised is kept waiting. A commit takes milliseconds, and a
+/// large one that is under way seconds.
+const FORMAT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The last thing that went wrong, for `/status`.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +48,8 @@ pub(super) struct Replicator {
     pub(super) config: Arc<Config>,
     /// On the environment that this process writes.
     pub(super) reader: Reader,
-    /// The way in, at a root.
-    pub(super) writes: Option<WriteQueue>,
+    /// The way to the writer's thread; at a root also that of transactions.
+    pub(super) orders: Orders,
     /// Upstream and downstreams.
     pub(super) replication: ReplicationView,
     /// The last thing that went wrong.
@@ -193,7 +199,10 @@ impl Node for Replicator {
     }
 
     fn writes(&self) -> Option<&dyn WritePath> {
-        self.writes.as_ref().map(|queue| queue as &dyn WritePath)
+        match &self.orders {
+            Orders::Root(queue) => Some(queue),
+            Orders::Relay(_) => None,
+        }
     }
 
     fn root_client(&self) -> Option<String> {
@@ -221,6 +230,7 @@ impl Node for Replicator {
             upstream: self.replication.upstream(),
             downstreams: self.replication.downstreams(),
             pid: std::process::id(),
+            format_newest: NEWEST_FORMAT_VERSION,
             last_error: self.last_error.get(),
             readers: self.readers.get(),
             ..NodeStatus::default()
@@ -236,6 +246,8 @@ impl Node for Replicator {
                 out.generation = status.generation.get();
                 out.history = status.history.to_string();
                 out.oldest_index = status.oldest_index.get();
+                out.format = status.format;
+                out.format_readable_from = status.format_readable_from;
             }
             Err(e) => out.last_error = Some(e.to_string()),
         }
@@ -256,6 +268,21 @@ impl Node for Replicator {
             Some(NodeState::Failed) => Err("the storage failed; a restart opens it anew".into()),
             _ => Ok(()),
         }
+    }
+
+    fn finalize_format(&self) -> BoxFuture<'static, FormatAnswer> {
+        let (tell, told) = oneshot::channel();
+        // Whoever asked may have left meanwhile; it is done all the same.
+        self.orders.raise_format(Asker::new(move |answer| {
+            let _ = tell.send(answer);
+        }));
+        Box::pin(async move {
+            match timeout(FORMAT_PATIENCE, told).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(FormatRefusal::NoWriter),
+                Err(_) => Err(FormatRefusal::Late),
+            }
+        })
     }
 
     fn metrics(&self) -> String {

@@ -255,6 +255,7 @@ impl ReplicationView {
             connected: upstream.is_connected(),
             state: upstream.state.as_str().to_owned(),
             node_id: upstream.node_id.as_ref().map(ToString::to_string),
+            protocol: upstream.protocol,
             path: path.map(|hop| hop.node_id.to_string()).collect(),
             last_error: upstream.last_error.clone(),
         })

@@ -14,7 +14,7 @@ use crate::root::finalize::Alone;
 use crate::root::queue::{self, Order, WriteQueue};
 use crate::root::sequencer::{Sequencer, Settings};
 use crate::store::writer::{self, Command};
-use crate::store::{Pulse, Retention, Store};
+use crate::store::{Asker, Pulse, Retention, Store};
 
 /// The way to the thread.
 #[derive(Debug, Clone)]
@@ -31,6 +31,14 @@ impl Orders {
         match self {
             Orders::Root(queue) => queue.order(Order::Use(settings(config))),
             Orders::Relay(_) => self.command(Command::SetRetention(retention(config))),
+        }
+    }
+
+    /// Raises the format of the files.
+    pub(super) fn raise_format(&self, asker: Asker) {
+        match self {
+            Orders::Root(queue) => queue.order(Order::RaiseFormat(asker)),
+            Orders::Relay(_) => self.command(Command::RaiseFormat(asker)),
         }
     }
 

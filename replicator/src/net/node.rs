@@ -8,11 +8,12 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use quicksilver_format::Index;
+use quicksilver_format::{Index, version};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::root::request::{Answer, OpAnswer, Transaction, TxOp, WriteError};
+use crate::store::FormatAnswer;
 
 /// A future that can be kept anywhere.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -93,6 +94,9 @@ pub trait Node: Send + Sync + 'static {
     /// Whether it works at all; otherwise why a restart would help.
     fn live(&self) -> Result<(), String>;
 
+    /// Has the writer raise the format of the node's files to the newest that it can write.
+    fn finalize_format(&self) -> BoxFuture<'static, FormatAnswer>;
+
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String;
 
@@ -141,8 +145,10 @@ pub trait WritePath: Send + Sync {
     fn limits(&self) -> WriteLimits;
 }
 
-/// `/status`, `QS.STATUS` and `qsctl status --json`. The names are public.
+/// `/status`, `QS.STATUS` and `qsctl status --json`. The names are public. What another release does
+/// not say is empty here, and what it says beyond this is not looked at.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeStatus {
     /// The database's name.
     pub name: String,
@@ -180,14 +186,65 @@ pub struct NodeStatus {
     pub oldest_index: u64,
     /// Bytes of live keys and values.
     pub bytes: u64,
+    /// The format that the node's files are in, and are written in.
+    pub format: u32,
+    /// The oldest format a program must know to read them.
+    pub format_readable_from: u32,
+    /// The newest format that the running release can write; 0 when none runs.
+    pub format_newest: u32,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
     /// Who reads the node's memory, as of the last look, seconds ago; `null` before the first.
     pub readers: Option<ReadersStatus>,
 }
 
+/// `QS.FORMAT` and `qsctl format --json`. The names are public.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FormatStatus {
+    /// The format that the node's files are in, and are written in.
+    pub format: u32,
+    /// The oldest format a program must know to read them.
+    pub format_readable_from: u32,
+    /// The newest format that the running release can write; `null` when none was asked.
+    pub format_newest: Option<u32>,
+    /// The oldest release that can read them; `null` when that is one which whoever was asked does
+    /// not know.
+    pub oldest_reader: Option<String>,
+    /// Whether there is something to finalise; `null` when no running release was asked.
+    pub can_finalize: Option<bool>,
+}
+
+impl FormatStatus {
+    /// From what a node says of itself.
+    pub fn of(status: &NodeStatus) -> Self {
+        let newest = (status.format_newest > 0).then_some(status.format_newest);
+        let needed = version::known(status.format_readable_from);
+        FormatStatus {
+            format: status.format,
+            format_readable_from: status.format_readable_from,
+            format_newest: newest,
+            oldest_reader: needed.map(|format| format.first_release.to_owned()),
+            can_finalize: newest.map(|newest| newest > status.format),
+        }
+    }
+}
+
+/// `QS.FORMAT FINALIZE` and `qsctl format finalize --json`. The names are public.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FormatChanged {
+    /// False when there was nothing to do.
+    pub finalized: bool,
+    /// The format before.
+    pub from: u32,
+    /// The format now.
+    pub format: u32,
+}
+
 /// The followed node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UpstreamStatus {
     /// Its address as configured; empty while none is chosen.
     pub address: String,
@@ -197,6 +254,8 @@ pub struct UpstreamStatus {
     pub state: String,
     /// Who answered there.
     pub node_id: Option<String>,
+    /// The protocol version that is spoken with it.
+    pub protocol: Option<u16>,
     /// Node ids from the root to the upstream.
     pub path: Vec<String>,
     /// Why the last session ended.
@@ -205,6 +264,7 @@ pub struct UpstreamStatus {
 
 /// The reader table.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReadersStatus {
     /// Slots that are taken, idle ones included.
     pub used: u32,
@@ -216,6 +276,7 @@ pub struct ReadersStatus {
 
 /// A process that holds an old snapshot.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct OldestReader {
     /// The process, numbered as in its own PID namespace.
     pub pid: u32,
@@ -229,6 +290,7 @@ pub struct OldestReader {
 
 /// One following node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DownstreamStatus {
     /// Its id.
     pub node_id: String,

@@ -125,7 +125,13 @@ impl Error {
 fn of_read(error: &ReadError) -> Exit {
     match error {
         ReadError::Key(_) => Exit::Usage,
-        ReadError::Format { source: FormatError::Version { .. }, .. } => Exit::Unavailable,
+        ReadError::Format {
+            source:
+                FormatError::Version { .. }
+                | FormatError::UnreadableDatabase { .. }
+                | FormatError::UnwritableDatabase { .. },
+            ..
+        } => Exit::Unavailable,
         ReadError::Format { .. } | ReadError::WrongDatabase { .. } => Exit::Corrupt,
         other if other.is_corrupt() => Exit::Corrupt,
         _ => Exit::Unavailable,

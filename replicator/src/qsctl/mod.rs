@@ -16,6 +16,7 @@ mod export;
 #[cfg(test)]
 mod fake;
 mod files;
+mod format;
 mod import;
 mod init;
 mod lines;
@@ -95,6 +96,11 @@ enum Command {
     Scan(access::ScanArgs),
     /// Show how a node is; exit code 4 when it has diverged.
     Status,
+    /// Show which format a node's files are in, who can read it, and whether it can be raised.
+    ///
+    /// A release goes on writing the format it finds, so that the release before it can be started
+    /// again on the same files, until it is told to finalise.
+    Format(format::FormatArgs),
     /// List the processes that read a database of this machine.
     ///
     /// For each: its number and program, the reader slots in which it holds a snapshot at this
@@ -188,6 +194,7 @@ fn run(command: Command, context: &mut Context<'_>) -> Result<Exit, Error> {
         Command::Del(args) => access::del(args, context),
         Command::Scan(args) => access::scan(args, context),
         Command::Status => status::run(context),
+        Command::Format(args) => format::run(args, context),
         Command::Readers => readers::run(context),
         Command::Log(args) => log::run(args, context),
         Command::Watch(args) => log::watch(args, context),
@@ -252,6 +259,11 @@ mod tests {
         assert_eq!(ended.unwrap(), Exit::Ok);
         let status: crate::net::node::NodeStatus = serde_json::from_str(&out).unwrap();
         assert_eq!((status.index, status.keys), (4, 4));
+        let (ended, out) = qsctl(&["format", "--json", "--db", dir]);
+        assert_eq!(ended.unwrap(), Exit::Ok);
+        let expected = "{\"format\":1,\"format_readable_from\":1,\"format_newest\":null,\
+                        \"oldest_reader\":\"0.1.0\",\"can_finalize\":null}\n";
+        assert_eq!(out, expected);
     }
 
     #[test]
@@ -288,6 +300,8 @@ mod tests {
             (&["get", "a", "--db", dir, "--server", "a:1"], Exit::Usage),
             (&["get", "a", "--server", "nonsense"], Exit::Usage),
             (&["set", "a", "1", "--db", dir], Exit::Usage),
+            (&["format", "finalize", "--db", dir], Exit::Usage),
+            (&["format", "finalize", "--server", "a:1,b:1"], Exit::Usage),
             (&["get", "a", "--db", "/nowhere/at/all"], Exit::Unavailable),
             (&["get", "a", "--server", "127.0.0.1:1,unix:/nowhere"], Exit::Unavailable),
             (&["import", "/nowhere/at/all", "--server", "127.0.0.1:1"], Exit::Usage),
@@ -312,6 +326,10 @@ mod tests {
                 b"SET" => "+OK\r\n".to_owned(),
                 b"DEL" => ":1\r\n".to_owned(),
                 b"QS.INDEX" => ":42\r\n".to_owned(),
+                b"QS.FORMAT" if command.len() == 1 => {
+                    bulk(b"{\"format\":1,\"format_newest\":2,\"what comes later\":3}")
+                }
+                b"QS.FORMAT" => bulk(b"{\"finalized\":true,\"from\":1,\"format\":2}"),
                 b"QS.STATUS" => bulk(
                     serde_json::to_string(&crate::net::node::NodeStatus {
                         state: "diverged".to_owned(),
@@ -336,6 +354,16 @@ mod tests {
             (&["set", "k", "v", "--server", &relay], Exit::Refused, ""),
             (&["del", "a", "b", "--server", &both], Exit::Ok, "1 of 2 deleted, index 42\n"),
             (
+                &["format", "finalize", "--server", &root],
+                Exit::Ok,
+                "finalised: format 1 before, 2 now\n",
+            ),
+            (
+                &["format", "finalize", "--json", "--server", &root],
+                Exit::Ok,
+                "{\"finalized\":true,\"from\":1,\"format\":2}\n",
+            ),
+            (
                 &["del", "a", "--json", "--server", &root],
                 Exit::Ok,
                 "{\"deleted\":1,\"index\":42}\n",
@@ -344,6 +372,9 @@ mod tests {
             let (ended, out) = qsctl(line);
             assert_eq!((ended.unwrap_or_else(|e| e.exit()), &*out), (exit, expected), "{line:?}");
         }
+        let (ended, out) = qsctl(&["format", "--server", &root]);
+        assert_eq!(ended.unwrap(), Exit::Ok);
+        assert!(out.starts_with("format       1\n") && out.contains("up to 2"), "{out}");
         let (ended, _) = qsctl(&["status", "--server", &root]);
         assert_eq!(ended.unwrap(), Exit::Corrupt);
     }

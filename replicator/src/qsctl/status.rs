@@ -44,7 +44,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
 }
 
 /// What is known without asking the replicator; what is not stays empty.
-fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
+pub(super) fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
     let reader = Reader::open(dir)?;
     let status = reader.status()?;
     let role = match status.state() {
@@ -68,6 +68,8 @@ fn of_files(dir: &Path) -> Result<NodeStatus, Error> {
         history: status.history.to_string(),
         oldest_index: status.oldest_index.get(),
         bytes: status.bytes,
+        format: status.format,
+        format_readable_from: status.format_readable_from,
         ..NodeStatus::default()
     })
 }
@@ -100,6 +102,9 @@ fn as_text(status: &NodeStatus) -> String {
     table.line("database", &status.db_id);
     table.line("history", &status.history);
     table.line("generation", status.generation);
+    if status.format > 0 {
+        table.line("format", format_in_words(status));
+    }
     if let Some(readers) = &status.readers {
         table.line("readers", readers_in_words(readers));
     }
@@ -152,6 +157,15 @@ fn head(status: &NodeStatus) -> String {
         let _ = write!(head, ", version {}", status.version);
     }
     head
+}
+
+fn format_in_words(status: &NodeStatus) -> String {
+    match status.format_newest {
+        newest if newest > status.format => {
+            format!("{}; {newest} after `qsctl format finalize`", status.format)
+        }
+        _ => status.format.to_string(),
+    }
 }
 
 fn readers_in_words(readers: &ReadersStatus) -> String {
@@ -221,6 +235,8 @@ mod tests {
             index: 100,
             oldest_index: 101,
             lag_seconds: Some(0.5),
+            format: 1,
+            format_newest: 2,
             upstream: Some(UpstreamStatus {
                 address: "root:7000".to_owned(),
                 connected: true,
@@ -240,6 +256,7 @@ mod tests {
             "dns on ams-1, relay\n",
             "lag          0.50 s\n",
             "log          empty\n",
+            "format       1; 2 after `qsctl format finalize`\n",
             "upstream     root-1 at root:7000, connected\n",
             "downstreams  edge-1 at 10.0.0.2:999, 3 behind\n",
         ] {

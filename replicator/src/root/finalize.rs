@@ -8,7 +8,7 @@ use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat};
 
-use crate::store::{Committed, Retention, State, Store, StoreError};
+use crate::store::{Committed, FormatChange, Retention, State, Store, StoreError};
 
 /// Why a batch did not become final.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,9 @@ pub trait Finalize: Send {
     /// From the next batch on, keeps no more of the log than this.
     fn set_retention(&mut self, retention: Retention);
 
+    /// Raises the format of this node's files. It is about no other node's, and about no batch.
+    fn raise_format(&mut self) -> Result<FormatChange, FinalizeError>;
+
     /// Makes a control record final.
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError>;
 }
@@ -54,6 +57,19 @@ impl Alone {
         store.set_state(NodeState::Root);
         Alone { store }
     }
+
+    /// Whether it is certain that nothing happened.
+    fn judge(&self, error: StoreError) -> FinalizeError {
+        match error {
+            StoreError::Full(_) | StoreError::NotNext { .. } | StoreError::Read(_) => {
+                FinalizeError::Refused(error)
+            }
+            _ => {
+                self.store.set_state(NodeState::Failed);
+                FinalizeError::Unknown(error)
+            }
+        }
+    }
 }
 
 impl Finalize for Alone {
@@ -66,15 +82,7 @@ impl Finalize for Alone {
     }
 
     fn finalize(&mut self, batch: &Batch) -> Result<Committed, FinalizeError> {
-        self.store.apply(std::slice::from_ref(batch)).map_err(|e| match e {
-            e @ (StoreError::Full(_) | StoreError::NotNext { .. } | StoreError::Read(_)) => {
-                FinalizeError::Refused(e)
-            }
-            e => {
-                self.store.set_state(NodeState::Failed);
-                FinalizeError::Unknown(e)
-            }
-        })
+        self.store.apply(std::slice::from_ref(batch)).map_err(|e| self.judge(e))
     }
 
     fn confirm(&mut self) -> Result<(), FinalizeError> {
@@ -83,6 +91,10 @@ impl Finalize for Alone {
 
     fn set_retention(&mut self, retention: Retention) {
         self.store.set_retention(retention);
+    }
+
+    fn raise_format(&mut self) -> Result<FormatChange, FinalizeError> {
+        self.store.raise_format().map_err(|e| self.judge(e))
     }
 
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError> {

@@ -15,7 +15,7 @@ use super::finalize::{Finalize, FinalizeError};
 use super::queue::{Arrival, Order, Submission, Submissions};
 use super::request::{Answer, Transaction, TxOp, WriteError};
 use super::seal::Sealer;
-use crate::store::{Committed, Pulse, Retention, wall_clock_us};
+use crate::store::{Asker, Committed, FormatRefusal, Pulse, Retention, wall_clock_us};
 
 /// Pause after a batch that found no space, before the next is tried.
 const PAUSE_WHEN_REFUSED: Duration = Duration::from_millis(100);
@@ -58,6 +58,8 @@ pub struct Sequencer<F, O> {
     next_heartbeat: Instant,
     /// Taken from the queue, not in a batch yet; in order.
     waiting: Vec<Submission>,
+    /// Who wants the format raised, which is done between two batches.
+    format_askers: Vec<Asker>,
     pace: Pace,
     pulse: Pulse,
 }
@@ -103,6 +105,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             started: now,
             next_heartbeat: now,
             waiting: Vec::new(),
+            format_askers: Vec::new(),
             pace: Pace::Windows,
             pulse,
         }
@@ -118,7 +121,8 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         }
     }
 
-    /// One heartbeat, one collected batch, or a short wait. False at the end.
+    /// One heartbeat, one collected batch, or a short wait; before it what was asked about the format.
+    /// False at the end.
     fn turn(&mut self) -> bool {
         self.pulse.beat();
         if self.pace == Pace::Finish {
@@ -126,6 +130,11 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             self.let_nobody_in();
             while !self.waiting.is_empty() && self.seal_and_finalize() {}
             return false;
+        }
+        for asker in std::mem::take(&mut self.format_askers) {
+            if !self.raise_format(asker) {
+                return false;
+            }
         }
         if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
             return false;
@@ -174,9 +183,29 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
                 self.finalize.set_retention(settings.retention);
                 self.settings = settings;
             }
+            Order::RaiseFormat(asker) => self.format_askers.push(asker),
             Order::Hurry if self.pace == Pace::Windows => self.pace = Pace::Hurry,
             Order::Hurry => {}
             Order::Finish => self.pace = Pace::Finish,
+        }
+    }
+
+    /// False when nothing can be final any more.
+    fn raise_format(&mut self, asker: Asker) -> bool {
+        match self.finalize.raise_format() {
+            Ok(change) => {
+                asker.tell(Ok(change));
+                true
+            }
+            Err(e @ FinalizeError::Refused(_)) => {
+                asker.tell(Err(FormatRefusal::NotRaised(e.to_string())));
+                true
+            }
+            Err(e @ FinalizeError::Unknown(_)) => {
+                asker.tell(Err(FormatRefusal::Unknown(e.to_string())));
+                self.outlet.failed(&e);
+                false
+            }
         }
     }
 

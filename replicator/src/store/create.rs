@@ -9,7 +9,7 @@ use std::path::Path;
 use quicksilver::build::{self, Builder, directory};
 use quicksilver::environment::Environment;
 use quicksilver_format::layout::Generation;
-use quicksilver_format::{DbId, HistoryId, Index, Position};
+use quicksilver_format::{DbId, HistoryId, Index, NEW_DATABASE_FORMAT_VERSION, Position};
 
 use super::error::StoreError;
 use super::standby::open;
@@ -38,7 +38,8 @@ pub(super) fn create(
         let Sizes { map_bytes, max_readers } = sizes;
         let options = build::Options { db_id, history, map_bytes, max_readers };
         let start = Position::genesis(db_id);
-        Builder::beside(dir, Generation::FIRST, start, &options)?.finish()?;
+        let format = NEW_DATABASE_FORMAT_VERSION;
+        Builder::beside(dir, Generation::FIRST, start, format, &options)?.finish()?;
     }
     directory::set_current(dir, Generation::FIRST)?;
     open(dir, Generation::FIRST, db_id)

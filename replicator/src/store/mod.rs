@@ -4,12 +4,15 @@
 //! log, index, running hash and digest in one LMDB transaction ([`apply`](mod@apply)). `create`
 //! makes the first generation, [`Standby`] is on the way to become the one writer, [`gc`] collects
 //! the oldest log, and [`writer`] is the thread on which a relay applies what its upstream sends.
+//!
+//! What is written is in the format that the database is in; [`Store::raise_format`] changes it.
 
 pub mod apply;
 mod create;
 mod error;
 pub mod gc;
 mod pulse;
+mod raise;
 mod standby;
 pub mod writer;
 
@@ -18,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use quicksilver::Reader;
-use quicksilver::build::RoleLock;
+use quicksilver::build::{self, RoleLock};
 use quicksilver::environment::Environment;
 use quicksilver::status_page::StatusWriter;
 use quicksilver_format::layout;
@@ -32,6 +35,7 @@ pub use create::Sizes;
 pub use error::StoreError;
 pub use gc::Retention;
 pub use pulse::Pulse;
+pub use raise::{Asker, FormatAnswer, FormatChange, FormatRefusal};
 pub use standby::{Standby, take_role};
 
 /// Microseconds since the Unix epoch: for the fields that people and graphs read, and for the age
@@ -113,13 +117,24 @@ impl Store {
     }
 
     /// Begins a tenure as the writer.
-    fn begin(dir: PathBuf, environment: Environment, role: RoleLock) -> Result<Self, StoreError> {
+    fn begin(
+        dir: PathBuf,
+        mut environment: Environment,
+        role: RoleLock,
+    ) -> Result<Self, StoreError> {
         // After a crash a read transaction can show the state before the last durable commit as
         // long as another process holds the environment open; a write transaction cannot.
         let txn = environment.env.write()?;
         let state = State::read(&environment, &txn)?;
         let identity = environment.identity(&txn)?;
+        // The writer before this one may have raised it while this process waited beside it.
+        let format = environment.format_record(&txn)?;
         txn.abort();
+        format.check_writable().map_err(|source| quicksilver::Error::Format {
+            path: environment.env.path().to_owned(),
+            source,
+        })?;
+        environment.format = format;
         let path = dir.join(layout::STATUS);
         let page = StatusWriter::open_or_create(&path, environment.db_id)
             .map_err(|source| StoreError::StatusPage { path, source })?;
@@ -214,6 +229,22 @@ impl Store {
         txn.commit()?;
         self.identity = identity;
         Ok(())
+    }
+
+    /// Raises the format of the database to the newest that this release can write, if it is not in
+    /// that one; what is written from then on is in it.
+    pub fn raise_format(&mut self) -> Result<FormatChange, StoreError> {
+        let change = build::raise_format(&mut self.environment).map_err(StoreError::of_write)?;
+        let FormatChange { from, to } = change;
+        if change.is_change() {
+            tracing::warn!(
+                from,
+                to,
+                "the format was finalised: releases that do not know it cannot use this database \
+                 any more"
+            );
+        }
+        Ok(change)
     }
 
     /// Pages one commit of `entries` with `payload_bytes` may dirty, at most: every random key

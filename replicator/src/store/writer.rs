@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
 
-use super::{Committed, Pulse, Retention, Store, StoreError};
+use super::{Asker, Committed, FormatRefusal, Pulse, Retention, Store, StoreError};
 
 /// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
 const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
@@ -35,6 +35,8 @@ pub enum Command {
     SetState(NodeState),
     /// From the next commit on, keep no more of the log than this.
     SetRetention(Retention),
+    /// Raise the format to the newest.
+    RaiseFormat(Asker),
     /// Finish what has arrived, and end.
     Stop,
 }
@@ -178,6 +180,16 @@ fn step(
             }
             Command::SetState(state) => store.set_state(state),
             Command::SetRetention(retention) => store.set_retention(retention),
+            Command::RaiseFormat(asker) => match store.raise_format() {
+                Ok(change) => asker.tell(Ok(change)),
+                Err(e) => {
+                    asker.tell(Err(FormatRefusal::of(&e)));
+                    // Whoever asked for it tries again.
+                    if !e.is_transient() {
+                        return Err(e);
+                    }
+                }
+            },
             Command::Stop => return Ok(Next::Stop),
         }
     }
@@ -185,7 +197,7 @@ fn step(
 }
 
 /// The batches of the next commit: all that are pending, up to a bound on its dirty pages.
-/// Heartbeats and states between them do not hold a commit back; a new history does.
+/// Heartbeats and states between them do not hold a commit back; a new history and a new format do.
 fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     let (mut entries, mut payload_bytes) = (0, 0);
@@ -201,7 +213,7 @@ fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
                 batches.push(batch.clone());
             }
             Command::Heartbeat(_) | Command::SetState(_) | Command::SetRetention(_) => {}
-            Command::AdoptHistory(_) | Command::Stop => break,
+            Command::AdoptHistory(_) | Command::RaiseFormat(_) | Command::Stop => break,
         }
     }
     batches

@@ -110,6 +110,8 @@ pub struct UpstreamStatus {
     pub address: Option<Address>,
     /// Its name, while it is followed.
     pub node_id: Option<NodeId>,
+    /// The protocol version that is spoken with it, while it is followed.
+    pub protocol: Option<u16>,
     /// Since when it is followed.
     pub connected_since: Option<SystemTime>,
     /// Where its log ended at the handshake.
@@ -131,6 +133,7 @@ impl UpstreamStatus {
             state: UpstreamState::Disconnected,
             address: None,
             node_id: None,
+            protocol: None,
             connected_since: None,
             upstream_index: None,
             upstream_heartbeat: None,
@@ -291,6 +294,7 @@ impl<D: Dial> FollowContext<D> {
                 status.state = state;
             }
             status.node_id = None;
+            status.protocol = None;
             status.connected_since = None;
             status.lineage = None;
             status.last_error = Some(end.to_string());
@@ -466,11 +470,12 @@ where
         tracing::info!(
             node = %self.context.name.node_id, upstream = %welcome.node_id,
             site = welcome.site, path = %welcome.lineage, index = %welcome.position.index,
-            "following"
+            protocol = welcome.version, "following"
         );
         self.context.status.send_modify(|status| {
             status.state = UpstreamState::Following;
             status.node_id = Some(welcome.node_id.clone());
+            status.protocol = Some(welcome.version);
             status.connected_since = Some(SystemTime::now());
             status.upstream_index = Some(welcome.position.index);
             status.upstream_heartbeat = welcome.heartbeat;

@@ -238,6 +238,8 @@ fn sections(status: &NodeStatus, figures: &Figures) -> Vec<(&'static str, String
         ("quicksilver_history", &status.history),
         ("quicksilver_generation", &status.generation),
         ("quicksilver_bytes", &status.bytes),
+        ("quicksilver_format", &status.format),
+        ("quicksilver_format_newest", &status.format_newest),
         ("quicksilver_lag_seconds", &lag),
     ]);
     let keyspace = match status.keys {

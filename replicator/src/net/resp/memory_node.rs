@@ -13,6 +13,7 @@ use crate::net::node::{
     BoxFuture, LogLine, Node, NodeStatus, Promise, ReadError, WriteLimits, WritePath,
 };
 use crate::root::request::{Answer, OpAnswer, SetWhen, Transaction, TxOp, WriteError};
+use crate::store::{FormatAnswer, FormatChange};
 
 type Asked = (Transaction, oneshot::Sender<Result<Answer, WriteError>>);
 
@@ -32,6 +33,7 @@ pub(in crate::net) struct MemoryNode {
     pub(in crate::net) replicas: AtomicUsize,
     pub(in crate::net) loading: AtomicBool,
     pub(in crate::net) progress: watch::Sender<u64>,
+    pub(in crate::net) format: Mutex<FormatAnswer>,
     pub(in crate::net) fail_reads: Mutex<Option<ReadError>>,
     pub(in crate::net) fail_writes: Arc<Mutex<Option<WriteError>>>,
 }
@@ -62,6 +64,7 @@ impl MemoryNode {
             replicas: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
             progress: watch::channel(0).0,
+            format: Mutex::new(Ok(FormatChange { from: 1, to: 2 })),
             fail_reads: Mutex::default(),
             fail_writes: Arc::default(),
         })
@@ -221,6 +224,9 @@ impl Node for MemoryNode {
             role: role.to_owned(),
             index: self.index().get(),
             keys: self.key_count(),
+            format: 1,
+            format_readable_from: 1,
+            format_newest: 2,
             ..NodeStatus::default()
         }
     }
@@ -231,6 +237,11 @@ impl Node for MemoryNode {
 
     fn live(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn finalize_format(&self) -> BoxFuture<'static, FormatAnswer> {
+        let answer = lock(&self.format).clone();
+        Box::pin(async move { answer })
     }
 
     fn metrics(&self) -> String {

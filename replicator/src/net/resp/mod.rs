@@ -15,6 +15,7 @@ mod budget;
 mod command;
 mod connection;
 pub mod decode;
+mod format;
 mod info;
 mod output;
 pub mod reply;

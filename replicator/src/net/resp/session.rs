@@ -18,6 +18,7 @@ use tokio::io::AsyncWrite;
 use super::Service;
 use super::answer::{Shape, read_error, write_error};
 use super::command::{self, DataCommand, SYNTAX_ERROR, Spec, Verb, shown};
+use super::format;
 use super::info::{self, Client};
 use super::output::Output;
 use super::reply::{Protocol, Reply};
@@ -231,6 +232,13 @@ impl Session {
                 return Ok(Flow::Continue);
             }
             Verb::Hello => self.hello(rest),
+            Verb::QsFormat => match rest {
+                [] => format::status(&self.service.node.status()),
+                [order] if order.eq_ignore_ascii_case(b"FINALIZE") => {
+                    format::answer(&output.drive(self.service.node.finalize_format()).await?)
+                }
+                _ => Reply::Error(SYNTAX_ERROR.to_owned()),
+            },
             Verb::Multi => {
                 self.multi = Some(Queued::default());
                 Reply::OK
@@ -500,8 +508,8 @@ fn leaves_multi(verb: Verb) -> bool {
 
 /// Commands whose answer depends on which writes are done.
 fn looks_at_the_node(verb: Verb) -> bool {
-    use Verb::{DbSize, Info, QsIndex, QsLog, QsStatus, Scan};
-    matches!(verb, DbSize | Info | QsIndex | QsLog | QsStatus | Scan)
+    use Verb::{DbSize, Info, QsFormat, QsIndex, QsLog, QsStatus, Scan};
+    matches!(verb, DbSize | Info | QsFormat | QsIndex | QsLog | QsStatus | Scan)
 }
 
 /// A decimal number without a sign.

@@ -15,6 +15,7 @@ use crate::net::leaving::Leaving;
 use crate::net::listen::{Address, Listener, Stream};
 use crate::net::node::ReadError;
 use crate::root::request::WriteError;
+use crate::store::{FormatChange, FormatRefusal};
 
 const LIMITS: ClientLimits = ClientLimits {
     max_value_bytes: 1000,
@@ -146,7 +147,7 @@ async fn connection_commands() {
             "*4\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n$10\r\nmaxclients\r\n$1\r\n2\r\n",
         ),
         ("CONFIG GET nothing", "*0\r\n"),
-        ("COMMAND COUNT", ":37\r\n"),
+        ("COMMAND COUNT", ":38\r\n"),
         ("COMMAND DOCS get", "*0\r\n"),
         ("COMMAND INFO nope", "*1\r\n*-1\r\n"),
         (
@@ -270,6 +271,37 @@ async fn a_relay_reads_and_refuses_writes() {
     let info = talk.finish().await;
     for line in ["redis_version:7.0.0\r\n", "role:slave\r\n", "loading:1\r\n", "name:dns\r\n"] {
         assert!(info.contains(line), "{info}");
+    }
+}
+
+/// What format the files are in is no command on data: it works at a root and at a relay alike.
+#[tokio::test]
+async fn the_format_and_the_order_to_raise_it() {
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    for node in [MemoryNode::root(Duration::ZERO), MemoryNode::relay()] {
+        let mut talk = talk_to(&node);
+        let shown = "{\"format\":1,\"format_readable_from\":1,\"format_newest\":2,\
+                     \"oldest_reader\":\"0.1.0\",\"can_finalize\":true}";
+        talk.expect("QS.FORMAT", &bulk(shown)).await;
+        let raised = "{\"finalized\":true,\"from\":1,\"format\":2}";
+        talk.expect("QS.FORMAT finalize", &bulk(raised)).await;
+        *node.format.lock().unwrap() = Ok(FormatChange { from: 2, to: 2 });
+        let nothing = "{\"finalized\":false,\"from\":2,\"format\":2}";
+        talk.expect("QS.FORMAT FINALIZE", &bulk(nothing)).await;
+        talk.expect("QS.FORMAT RAISE", "-ERR syntax error\r\n").await;
+        talk.expect("QS.FORMAT FINALIZE now", "-ERR syntax error\r\n").await;
+        for (refusal, code) in [
+            (FormatRefusal::NotRaised("disk full".to_owned()), "ERR"),
+            (FormatRefusal::Unknown("fsync".to_owned()), "UNKNOWN"),
+            (FormatRefusal::NoWriter, "TRYAGAIN"),
+            (FormatRefusal::Late, "TRYAGAIN"),
+        ] {
+            *node.format.lock().unwrap() = Err(refusal.clone());
+            talk.expect("QS.FORMAT FINALIZE", &format!("-{code} {refusal}\r\n")).await;
+        }
+        talk.expect("MULTI", "+OK\r\n").await;
+        let refused = "-ERR qs.format is not accepted in MULTI\r\n";
+        talk.expect("QS.FORMAT FINALIZE", refused).await;
     }
 }
 
