@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use quicksilver::Reader;
-use quicksilver_format::{Batch, ControlRecord, DbId, Heartbeat, HistoryId, Index};
+use quicksilver_format::{
+    Batch, ControlRecord, DbId, Heartbeat, HistoryId, Index, NEWEST_FORMAT_VERSION,
+};
 use quicksilver_replicator::net::node::WritePath;
 use quicksilver_replicator::root::finalize::{Alone, FinalizeError};
 use quicksilver_replicator::root::queue::{Order, WriteQueue, queue};
@@ -19,7 +21,7 @@ use quicksilver_replicator::root::request::{
     Answer, OpAnswer, SetWhen, Transaction, TxOp, WriteError,
 };
 use quicksilver_replicator::root::sequencer::{Outlet, Sequencer, Settings};
-use quicksilver_replicator::store::{Committed, Pulse, Retention, Sizes, Store};
+use quicksilver_replicator::store::{Asker, Committed, Pulse, Retention, Sizes, Store};
 
 #[derive(Default, Clone)]
 struct Seen(Arc<Mutex<Vec<(Instant, Batch)>>>, Arc<Mutex<Vec<Heartbeat>>>);
@@ -395,6 +397,25 @@ fn in_a_hurry_nothing_waits_for_a_window() {
     root.runtime.block_on(waits).unwrap();
     root.submit(vec![set("a", "2")]).unwrap();
     assert_eq!(root.reader.get(b"a").unwrap().unwrap(), b"2");
+}
+
+/// Story: an operator finalises the format while writers wait for the end of a long window. It is
+/// done at once, and they are answered as before.
+#[test]
+fn the_format_is_raised_between_two_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    root.submit(vec![set("a", "0")]).unwrap();
+    let ops = vec![set("a", "1")];
+    let waits = root.runtime.block_on(root.queue.submit(Transaction { ops })).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    root.queue.order(Order::RaiseFormat(Asker::new(move |answer| tell.send(answer).unwrap())));
+    let change = told.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+    assert_eq!(change.to, NEWEST_FORMAT_VERSION);
+    assert_eq!(root.reader.status().unwrap().format, NEWEST_FORMAT_VERSION);
+    root.queue.order(Order::Hurry);
+    root.runtime.block_on(waits).unwrap();
+    assert_eq!(root.reader.get(b"a").unwrap().unwrap(), b"1");
 }
 
 /// Story: an operator makes the window short while writers wait for the end of a long one; whoever

@@ -9,8 +9,10 @@ use proptest::prelude::*;
 use quicksilver::build::{Builder, Options};
 use quicksilver::log::{self, HashAt};
 use quicksilver::verify;
+use quicksilver_format::meta::Format;
 use quicksilver_format::{
-    Batch, BatchBuilder, BatchLimits, CellCrc, DbId, Entry, HistoryId, Index, Position, StateDigest,
+    Batch, BatchBuilder, BatchLimits, CellCrc, DbId, Entry, HistoryId, Index,
+    NEW_DATABASE_FORMAT_VERSION, NEWEST_FORMAT_VERSION, Position, StateDigest,
 };
 use quicksilver_replicator::store::{Retention, Sizes, Store, StoreError};
 
@@ -378,4 +380,33 @@ fn the_largest_value_fits_one_transaction() {
     let gone = seal(store.end(), &[(b"huge".to_vec(), None)]);
     store.apply(&[gone]).unwrap();
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
+}
+
+/// The writer before this one may be a later release that was finalised: this one must not go on.
+#[test]
+fn a_writer_goes_on_in_the_format_it_finds_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    assert_eq!(store.environment().format.version, NEW_DATABASE_FORMAT_VERSION);
+    let change = store.raise_format().unwrap();
+    assert_eq!(change.to, NEWEST_FORMAT_VERSION);
+    assert!(!store.raise_format().unwrap().is_change());
+    store.apply(&[seal(store.end(), &[set("a", "1")])]).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.environment().format.version, NEWEST_FORMAT_VERSION);
+
+    let environment = store.environment().clone();
+    let mut txn = environment.env.write().unwrap();
+    let later = NEWEST_FORMAT_VERSION + 1;
+    let format = Format { version: later, readable_from: 1, page_bytes: 4096 };
+    txn.put(environment.meta, Format::KEY, &format.encode()).unwrap();
+    txn.commit().unwrap();
+    drop((environment, store));
+    let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+    let refused = Store::open(dir.path(), db_id(), HistoryId::NONE, sizes).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains(&format!("in format {later}; this release writes")), "{text}");
+    assert!(text.contains("upgrade this one"), "{text}");
+    assert_eq!(quicksilver::Reader::open(dir.path()).unwrap().get(b"a").unwrap().unwrap(), b"1");
 }

@@ -8,9 +8,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quicksilver::Reader;
-use quicksilver_format::{Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, Position};
+use quicksilver_format::{
+    Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, NEW_DATABASE_FORMAT_VERSION,
+    NEWEST_FORMAT_VERSION, Position,
+};
 use quicksilver_replicator::store::writer::{Command, Observer, run};
-use quicksilver_replicator::store::{Committed, Pulse, Sizes, Store, StoreError};
+use quicksilver_replicator::store::{
+    Asker, Committed, FormatChange, Pulse, Sizes, Store, StoreError,
+};
 
 #[derive(Debug, PartialEq)]
 enum Seen {
@@ -140,6 +145,26 @@ fn what_has_arrived_is_one_commit_and_heartbeats_count_after_it() {
     let history = HistoryId::random();
     writer.send(Command::AdoptHistory(history));
     assert_eq!(writer.next(), Seen::History(history));
+    writer.stop();
+}
+
+/// What came before the order is written in the old format, what comes after it in the new one.
+#[test]
+fn the_format_is_raised_in_its_turn() {
+    let first = batch(Position::genesis(db_id()), "a", b"1");
+    let second = batch(first.after(), "b", b"2");
+    let (tell, told) = channel();
+    let asker = Asker::new(move |answer| tell.send(answer).unwrap());
+    let writer = Writer::start(
+        1 << 30,
+        vec![Command::Apply(first), Command::RaiseFormat(asker), Command::Apply(second)],
+    );
+    assert_eq!(writer.next(), Seen::Committed { end: Index::new(1), batches: 1 });
+    assert_eq!(writer.next(), Seen::Committed { end: Index::new(2), batches: 1 });
+    let change = told.recv().unwrap().unwrap();
+    let expected = FormatChange { from: NEW_DATABASE_FORMAT_VERSION, to: NEWEST_FORMAT_VERSION };
+    assert_eq!(change, expected);
+    assert_eq!(writer.reader.status().unwrap().format, NEWEST_FORMAT_VERSION);
     writer.stop();
 }
 

@@ -58,7 +58,7 @@ pub struct Sequencer<F, O> {
     next_heartbeat: Instant,
     /// Taken from the queue, not in a batch yet; in order.
     waiting: Vec<Submission>,
-    /// Who wants the format raised, which is done between two batches.
+    /// Who wants the format raised.
     format_askers: Vec<Asker>,
     pace: Pace,
     pulse: Pulse,
@@ -121,8 +121,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         }
     }
 
-    /// One heartbeat, one collected batch, or a short wait; before it what was asked about the format.
-    /// False at the end.
+    /// One heartbeat, one collected batch, or a short wait. False at the end.
     fn turn(&mut self) -> bool {
         self.pulse.beat();
         if self.pace == Pace::Finish {
@@ -131,15 +130,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             while !self.waiting.is_empty() && self.seal_and_finalize() {}
             return false;
         }
-        for asker in std::mem::take(&mut self.format_askers) {
-            if !self.raise_format(asker) {
-                return false;
-            }
-        }
-        if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
-            return false;
-        }
-        self.collect() && (self.waiting.is_empty() || self.seal_and_finalize())
+        self.attend() && self.collect() && (self.waiting.is_empty() || self.seal_and_finalize())
     }
 
     /// Closes the door, and takes everybody who came through it.
@@ -190,7 +181,13 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         }
     }
 
-    /// False when nothing can be final any more.
+    /// What is due between two batches. False when nothing can be final any more.
+    fn attend(&mut self) -> bool {
+        let askers = std::mem::take(&mut self.format_askers);
+        askers.into_iter().all(|asker| self.raise_format(asker))
+            && (Instant::now() < self.next_heartbeat || self.heartbeat())
+    }
+
     fn raise_format(&mut self, asker: Asker) -> bool {
         match self.finalize.raise_format() {
             Ok(change) => {
@@ -243,7 +240,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         let mut changes = self.waiting.iter().any(|s| !s.transaction.is_read_only());
         while self.pace != Pace::Finish {
             self.pulse.beat();
-            if Instant::now() >= self.next_heartbeat && !self.heartbeat() {
+            if !self.attend() {
                 return false;
             }
             // The window throttles commits, and reads need none.
