@@ -18,7 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::{self, Response};
-use crate::process::{Process, append_to, binary, read_log};
+use crate::process::{Process, Release, append_to, binary, read_log};
 use crate::reader::ReaderProcess;
 use crate::resp::{Client, Reply};
 use crate::{eventually, poll};
@@ -89,6 +89,7 @@ pub struct Node {
     settings: BTreeMap<(String, String), String>,
     wrapper: Vec<String>,
     handed: Option<Handed>,
+    release: Release,
     process: Option<Process>,
 }
 
@@ -108,6 +109,7 @@ impl Node {
             settings: BTreeMap::new(),
             wrapper: Vec::new(),
             handed: None,
+            release: Release::This,
             process: None,
         };
         let data_dir = node.data_dir();
@@ -165,6 +167,12 @@ impl Node {
         self
     }
 
+    /// Runs the program of this release from the next start on.
+    pub fn run_release(&mut self, release: Release) -> &mut Node {
+        self.release = release;
+        self
+    }
+
     /// Binds its client and http sockets here and hands them to every run from now on.
     pub fn hand_over_sockets(&mut self) -> &mut Node {
         let bind = |path: PathBuf| {
@@ -197,7 +205,7 @@ impl Node {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let config = self.write_config();
         let mut words: Vec<String> = self.wrapper.clone();
-        words.push(binary("quicksilverd").display().to_string());
+        words.push(self.release.binary("quicksilverd").display().to_string());
         words.extend(["--config".to_owned(), config.display().to_string()]);
         let log = self.log_path();
         self.process = Some(match &self.handed {

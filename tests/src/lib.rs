@@ -33,7 +33,7 @@ use rand::{RngCore, SeedableRng};
 
 pub use cluster::{Cluster, Status};
 pub use machine::Machine;
-pub use process::Process;
+pub use process::{Process, Release};
 pub use reader::ReaderProcess;
 
 /// Between two looks at a condition.

@@ -142,6 +142,50 @@ pub fn binary(name: &str) -> PathBuf {
     dir.join(name)
 }
 
+/// Whose programs are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Release {
+    /// The release that the tests were built with.
+    #[default]
+    This,
+    /// The release after it: the same source as its own successor, with a newest format and a newest
+    /// protocol version of one more.
+    Next,
+}
+
+impl Release {
+    /// The path of one of its programs.
+    pub fn binary(self, name: &str) -> PathBuf {
+        match self {
+            Release::This => binary(name),
+            Release::Next => next_binary(name),
+        }
+    }
+}
+
+/// As [`binary`], of the release after this one, in a directory of its own: `target/next/debug`
+/// beside `target/debug`. Only what the feature changes is compiled, because what lies between
+/// source and program is shared with the usual build, which it leaves as it is. (A cargo before 1.91
+/// does not share, and takes minutes the first time.)
+fn next_binary(name: &str) -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        let dir = directory_beside_the_test();
+        let (target, profile) =
+            (dir.parent().expect("a profile"), dir.file_name().expect("a name"));
+        let next = target.join("next");
+        let mut cargo = cargo_build(
+            &dir,
+            &["-p", "quicksilver-replicator", "--features", "next-release", "--bins"],
+        );
+        cargo.env("CARGO_BUILD_BUILD_DIR", target).arg("--target-dir").arg(&next);
+        let status = cargo.status().expect("cargo runs");
+        assert!(status.success(), "the release after this one could not be built");
+        next.join(profile)
+    });
+    dir.join(name)
+}
+
 /// The path of one of the reader's examples: beside the test, built when it is not there yet.
 pub fn example(name: &str) -> PathBuf {
     let dir = directory_beside_the_test();
@@ -177,13 +221,17 @@ fn directory_beside_the_test() -> PathBuf {
     dir.to_owned()
 }
 
-fn build(dir: &Path, what: &[&str]) {
+fn cargo_build(dir: &Path, what: &[&str]) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg("build").args(what);
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.status().expect("cargo runs");
+    cargo
+}
+
+fn build(dir: &Path, what: &[&str]) {
+    let status = cargo_build(dir, what).status().expect("cargo runs");
     assert!(status.success(), "cargo build {what:?} failed");
 }
 
