@@ -1,4 +1,4 @@
-//! Several servers that are asked as if they were one: [`policy`](super::policy) with sockets.
+//! Several servers that are asked as if they were one: `policy` with sockets.
 
 use std::thread;
 use std::time::{Duration, Instant};

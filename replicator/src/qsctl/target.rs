@@ -41,7 +41,7 @@ pub(super) enum Place<'a> {
     /// The environment of this machine.
     Db(&'a Path),
     /// Client sockets.
-    Servers(Servers),
+    Servers(Box<Servers>),
 }
 
 impl Target {
@@ -77,7 +77,7 @@ impl Target {
     pub(super) fn place(&self) -> Result<Place<'_>, Error> {
         match &self.db {
             Some(db) if self.typed != Typed::Servers => Ok(Place::Db(db)),
-            _ if !self.servers.is_empty() => Ok(Place::Servers(self.servers()?)),
+            _ if !self.servers.is_empty() => Ok(Place::Servers(Box::new(self.servers()?))),
             _ => Err(Error::Usage(
                 "which database? pass --db NAME|DIR or --server ADDRESS, or set QS_DB or QS_SERVER"
                     .to_owned(),

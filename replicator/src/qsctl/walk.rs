@@ -324,7 +324,7 @@ mod tests {
         });
         let place = || {
             let servers = Servers::new(vec![fake.address.clone()], Duration::ZERO);
-            Place::Servers(servers.unwrap())
+            Place::Servers(Box::new(servers.unwrap()))
         };
         assert_eq!(keys_of(place(), b"a*b", None), ["a*b1", "a*b2", "a*b3"]);
         assert_eq!(keys_of(place(), b"a*b", Some(1)), ["a*b1"]);
