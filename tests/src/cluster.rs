@@ -195,16 +195,21 @@ impl Node {
     /// Starts it, without waiting for anything.
     pub fn spawn(&mut self) -> &mut Node {
         assert!(self.process.is_none(), "{} runs already", self.name);
+        self.process = Some(self.start_another());
+        self
+    }
+
+    /// Starts another process of it, beside the one that runs, if any does.
+    pub fn start_another(&self) -> Process {
         let config = self.write_config();
         let mut words: Vec<String> = self.wrapper.clone();
         words.push(binary("quicksilverd").display().to_string());
         words.extend(["--config".to_owned(), config.display().to_string()]);
         let log = self.log_path();
-        self.process = Some(match &self.handed {
+        match &self.handed {
             None => Process::start(Command::new(&words[0]).args(&words[1..]), &log),
             Some(handed) => handed.start(&words, &log),
-        });
-        self
+        }
     }
 
     /// Starts it and waits until it answers its probe.
