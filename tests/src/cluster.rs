@@ -212,6 +212,16 @@ impl Node {
         }
     }
 
+    /// Starts, in the same way, a process that says its version and ends.
+    pub fn start_version(&self) -> Process {
+        let words = [binary("quicksilverd").display().to_string(), "--version".to_owned()];
+        let log = self.log_path();
+        match &self.handed {
+            None => Process::start(Command::new(&words[0]).args(&words[1..]), &log),
+            Some(handed) => handed.start(&words, &log),
+        }
+    }
+
     /// Starts it and waits until it answers its probe.
     pub fn start(&mut self) -> &mut Node {
         self.spawn().await_alive()
@@ -256,6 +266,11 @@ impl Node {
     pub fn term(&mut self) {
         let status = self.process.take().expect("it runs").term(LEAVE_DEADLINE);
         assert!(status.success(), "{} left with {status}:\n{}", self.name, self.log_tail());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
+        self.process.as_mut().expect("it runs").signal(signal);
     }
 
     /// Whether a process is there.
