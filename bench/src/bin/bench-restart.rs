@@ -87,7 +87,7 @@ fn measure(shape: Shape, rounds: usize) -> Result<Times> {
     for _ in 0..rounds {
         serve_reads(node, shape.keys, &mut rng)?;
         let began = Instant::now();
-        node.start_version().await_exit(SOON);
+        node.start_version().await_exit_at_once(SOON);
         let floor = ns(began);
 
         let began = Instant::now();
@@ -109,11 +109,16 @@ fn measure(shape: Shape, rounds: usize) -> Result<Times> {
         // Whoever connects from now on is served by one of the two.
         let began = Instant::now();
         process.signal(Signal::SIGTERM);
-        eventually("the standby answers", SOON, || {
-            let mut client = node.client();
-            let answer = client.call(&["INFO", "server"]).ok()?;
-            answer.text()?.contains(&format!("process_id:{}\r\n", standby.pid())).then_some(())
-        });
+        let wanted = format!("process_id:{}\r\n", standby.pid());
+        let answers = || {
+            let answer = node.client().call(&["INFO", "server"]);
+            answer.is_ok_and(|answer| answer.text().is_some_and(|text| text.contains(&wanted)))
+        };
+        while !answers() {
+            if began.elapsed() > SOON {
+                return Err("the standby does not answer".into());
+            }
+        }
         times.hand_over.push(ns(began));
         process.await_exit(SOON);
         process = standby;
