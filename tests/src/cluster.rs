@@ -50,7 +50,8 @@ pub struct Status {
 }
 
 impl Status {
-    fn parse(body: &str) -> Option<Status> {
+    /// From what `/status` answered.
+    pub fn parse(body: &str) -> Option<Status> {
         let json: Value = serde_json::from_str(body).ok()?;
         let text = |name: &str| json.get(name)?.as_str().map(str::to_owned);
         Some(Status {
@@ -74,7 +75,8 @@ impl Status {
         self.json.pointer("/upstream/connected").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    fn same_data(&self, other: &Status) -> bool {
+    /// Whether both are at the same index of the same past.
+    pub fn same_data(&self, other: &Status) -> bool {
         (self.index, &self.hash, &self.digest) == (other.index, &other.hash, &other.digest)
     }
 }
@@ -193,16 +195,31 @@ impl Node {
     /// Starts it, without waiting for anything.
     pub fn spawn(&mut self) -> &mut Node {
         assert!(self.process.is_none(), "{} runs already", self.name);
+        self.process = Some(self.start_another());
+        self
+    }
+
+    /// Starts another process of it, beside the one that runs, if any does.
+    pub fn start_another(&self) -> Process {
         let config = self.write_config();
         let mut words: Vec<String> = self.wrapper.clone();
         words.push(binary("quicksilverd").display().to_string());
         words.extend(["--config".to_owned(), config.display().to_string()]);
         let log = self.log_path();
-        self.process = Some(match &self.handed {
+        match &self.handed {
             None => Process::start(Command::new(&words[0]).args(&words[1..]), &log),
             Some(handed) => handed.start(&words, &log),
-        });
-        self
+        }
+    }
+
+    /// Starts, in the same way, a process that says its version and ends.
+    pub fn start_version(&self) -> Process {
+        let words = [binary("quicksilverd").display().to_string(), "--version".to_owned()];
+        let log = self.log_path();
+        match &self.handed {
+            None => Process::start(Command::new(&words[0]).args(&words[1..]), &log),
+            Some(handed) => handed.start(&words, &log),
+        }
     }
 
     /// Starts it and waits until it answers its probe.
@@ -249,6 +266,11 @@ impl Node {
     pub fn term(&mut self) {
         let status = self.process.take().expect("it runs").term(LEAVE_DEADLINE);
         assert!(status.success(), "{} left with {status}:\n{}", self.name, self.log_tail());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
+        self.process.as_mut().expect("it runs").signal(signal);
     }
 
     /// Whether a process is there.
@@ -453,6 +475,13 @@ impl Cluster {
     /// Adds a relay that nobody may follow.
     pub fn leaf(&mut self, name: &str, upstreams: &[&str]) -> &mut Node {
         let node = self.relay(name, upstreams);
+        node.settings.remove(&("listen".to_owned(), "replication".to_owned()));
+        node
+    }
+
+    /// Adds a leaf that follows somebody who is not of the cluster.
+    pub fn follower(&mut self, name: &str, upstreams: &[String]) -> &mut Node {
+        let node = self.add(name).follow(upstreams);
         node.settings.remove(&("listen".to_owned(), "replication".to_owned()));
         node
     }

@@ -6,6 +6,8 @@
 //! * [`resp`], [`http`]: the smallest clients that show every byte.
 //! * [`proxy`]: a bad network between two nodes.
 //! * [`load`]: a writer that remembers what it was promised.
+//! * [`machine`]: a machine of its own, with a real systemd.
+//! * [`witness`]: clients that notice every failure, every stall and every step back.
 //!
 //! Invariants:
 //! * only processes that a test started are ever signalled, by pid, and none outlives its test;
@@ -16,10 +18,12 @@
 pub mod cluster;
 pub mod http;
 pub mod load;
+pub mod machine;
 pub mod process;
 pub mod proxy;
 pub mod reader;
 pub mod resp;
+pub mod witness;
 
 use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,6 +32,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 pub use cluster::{Cluster, Status};
+pub use machine::Machine;
 pub use process::Process;
 pub use reader::ReaderProcess;
 
@@ -70,6 +75,50 @@ pub fn seeded_rng() -> StdRng {
     };
     println!("{SEED_VARIABLE}={seed}");
     StdRng::seed_from_u64(seed)
+}
+
+/// When one process was the writer of a database, by the machine's boot clock in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenure {
+    /// Who.
+    pub pid: u32,
+    /// From.
+    pub from_us: u64,
+    /// Until; none when it was killed, or is not over.
+    pub until_us: Option<u64>,
+}
+
+/// The tenures in a log, of the database in whose lock file's path `which` occurs.
+///
+/// # Panics
+/// When two of them overlap, or one ends that did not begin.
+pub fn tenures(log: &str, which: &str) -> Vec<Tenure> {
+    let field = |line: &str, name: &str| -> Option<u64> {
+        let (_, rest) = line.split_once(&format!("{name}="))?;
+        rest.split(' ').next()?.parse().ok()
+    };
+    let mut events: Vec<(u64, u32, bool)> = log
+        .lines()
+        .filter(|line| line.contains("write role") && line.contains(which))
+        .filter_map(|line| {
+            let pid = u32::try_from(field(line, "pid")?).ok()?;
+            Some((field(line, "boot_us")?, pid, line.contains("write role taken")))
+        })
+        .collect();
+    events.sort_unstable();
+    let mut tenures: Vec<Tenure> = Vec::new();
+    for (at_us, pid, begins) in events {
+        let current = tenures.last_mut();
+        if begins {
+            // Whoever was killed did not say so.
+            tenures.push(Tenure { pid, from_us: at_us, until_us: None });
+        } else {
+            let current = current.filter(|tenure| tenure.pid == pid && tenure.until_us.is_none());
+            let current = current.unwrap_or_else(|| panic!("{pid} was not the writer:\n{log}"));
+            current.until_us = Some(at_us);
+        }
+    }
+    tenures
 }
 
 /// Bytes that do not compress.

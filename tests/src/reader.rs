@@ -26,19 +26,25 @@ impl ReaderProcess {
     /// # Panics
     /// When it cannot be opened.
     pub fn open(data_dir: &Path) -> ReaderProcess {
-        ReaderProcess::start(Command::new(test_binary("qs-test-reader")), data_dir)
+        let mut command = Command::new(test_binary("qs-test-reader"));
+        command.arg(data_dir);
+        ReaderProcess::start(command)
     }
 
     /// The same in the user and mount namespaces of another process.
     pub fn open_beside(pid: u32, data_dir: &Path) -> ReaderProcess {
         let mut command = Command::new("nsenter");
         command.args(["--preserve-credentials", "-U", "-m", "-t", &pid.to_string()]);
-        command.arg(test_binary("qs-test-reader"));
-        ReaderProcess::start(command, data_dir)
+        command.arg(test_binary("qs-test-reader")).arg(data_dir);
+        ReaderProcess::start(command)
     }
 
-    fn start(mut command: Command, data_dir: &Path) -> ReaderProcess {
-        command.arg(data_dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+    /// Starts the program by a command that ends with its name and the database's directory.
+    ///
+    /// # Panics
+    /// When it cannot be opened.
+    pub fn start(mut command: Command) -> ReaderProcess {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::start_as_is(&mut command, Path::new("/dev/null"));
         let questions = process.child().stdin.take().expect("it was piped");
         let answers = BufReader::new(process.child().stdout.take().expect("it was piped"));
@@ -46,7 +52,7 @@ impl ReaderProcess {
         let opened = reader.answer();
         if opened != "open" {
             let status = reader.process.await_exit(DEATH_DEADLINE);
-            panic!("{}: {opened:?}, {status}", data_dir.display());
+            panic!("{command:?}: {opened:?}, {status}");
         }
         reader
     }

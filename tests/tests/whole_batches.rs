@@ -91,7 +91,7 @@ fn every_snapshot_is_of_one_moment() {
     for reader in &mut readers {
         let answer = reader.answer();
         let words: Vec<&str> = answer.split(' ').collect();
-        let ["whole", snapshots, numbers, number] = words[..] else { panic!("{answer}") };
+        let ["whole", snapshots, numbers, number, _] = words[..] else { panic!("{answer}") };
         println!("{answer}");
         assert_eq!(number, last.to_string());
         assert!(snapshots.parse::<u64>().unwrap() >= LEAST_SNAPSHOTS, "{answer}");

@@ -14,7 +14,7 @@ use crate::error::Error;
 
 /// Readers of the group may enter; only the writer makes files.
 const DIRECTORY_MODE: u32 = 0o750;
-/// Readers of the group may read the data.
+/// Readers of the group may read the data, and which generation is live.
 const DATA_MODE: u32 = 0o640;
 /// Readers of the group write their slots.
 const READER_TABLE_MODE: u32 = 0o660;
@@ -79,6 +79,7 @@ pub fn set_current(dir: &Path, generation: Generation) -> Result<(), Error> {
     let new = dir.join("CURRENT.new");
     let write = || {
         let mut file = File::create(&new)?;
+        file.set_permissions(Permissions::from_mode(DATA_MODE))?;
         writeln!(file, "{generation}")?;
         file.sync_all()?;
         fs::rename(&new, dir.join(layout::CURRENT))

@@ -1,5 +1,6 @@
 //! Several servers that are asked as if they were one: `policy` with sockets.
 
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,8 @@ impl Servers {
         let began = Instant::now();
         // A deadline beyond the end of time is none.
         let deadline = began.checked_add(self.deadline);
-        let last_success = self.kept.as_ref().map(Connection::address);
-        let mut tries = Tries::new(kind, &self.addresses, last_success, deadline);
+        let last_success = self.last_success();
+        let mut tries = Tries::new(kind, &self.addresses, last_success.as_ref(), deadline);
         let mut failures = Vec::new();
         let mut next = tries.first();
         loop {
@@ -79,6 +80,13 @@ impl Servers {
         self.kept = Some(connection);
     }
 
+    /// A root that was only named is asked for again once its connection has ended.
+    fn last_success(&mut self) -> Option<Address> {
+        let kept = self.kept.as_mut()?;
+        let is_ours = self.addresses.contains(kept.address());
+        (is_ours || kept.is_idle(PATIENCE)).then(|| kept.address().clone())
+    }
+
     fn attempt(
         &mut self,
         this: &Try,
@@ -93,6 +101,10 @@ impl Servers {
         let mut kept = self.kept.take().filter(|kept| *kept.address() == this.server);
         let mut connection = match kept.take_if(|kept| kept.is_idle(patience)) {
             Some(kept) => kept,
+            None if this.named_by.is_none() && !self.addresses.contains(&this.server) => {
+                let (address, source) = (this.server.clone(), io::Error::other("it has ended"));
+                return Err(ServerError::Unsent { address, source });
+            }
             None => Connection::open(&this.server, patience)?,
         };
         if let Some(relay) = &this.named_by {

@@ -271,6 +271,36 @@ fn a_kept_connection_that_has_ended_is_not_used() {
     }
 }
 
+/// Whoever has the address of a root by now is asked again who it is.
+#[test]
+fn a_root_that_was_only_named_is_checked_with_every_connection() {
+    const CALLS: usize = 5;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address: Address = listener.local_addr().unwrap().into();
+    let (closed, is_closed) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut input = BufReader::new(stream.try_clone().unwrap());
+            let mut names = Vec::new();
+            while names.last().is_none_or(|name| name != b"QS.INDEX") {
+                let Ok(Reply::Array(words)) = read_reply(&mut input) else { panic!("{names:?}") };
+                let Some(Reply::Bulk(name)) = words.into_iter().next() else { panic!("no name") };
+                stream.write_all(root(&vec![name.clone()]).as_bytes()).unwrap();
+                names.push(name);
+            }
+            stream.shutdown(Shutdown::Both).unwrap();
+            closed.send(names).unwrap();
+        }
+    });
+    let relay = Fake::start(move |_, command| Some(relay(&address, command)));
+    let mut writer = writer(&[&relay.address], PATIENCE);
+    for _ in 0..CALLS {
+        writer.set("a", "1").unwrap();
+        assert_eq!(is_closed.recv().unwrap(), [&b"INFO"[..], b"SET", b"QS.INDEX"]);
+    }
+}
+
 #[test]
 fn a_refusal_is_final() {
     let refuses = Fake::start(|_, _| Some("-ERR not stored: disk full\r\n".to_owned()));

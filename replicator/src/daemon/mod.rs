@@ -7,8 +7,9 @@
 //! 3. The writer's thread starts (`writer_thread`): a sequencer at a root, an applier at a relay.
 //! 4. Listeners are bound or taken, and served; systemd is told READY=1.
 //! 5. On SIGHUP the configuration is read again (`reload`).
-//! 6. On SIGTERM or SIGINT the doors close, what was let in is decided and answered, and with the
-//!    writer's thread the role lock is released; replies that are still on their way get a while.
+//! 6. On SIGTERM or SIGINT the doors close, everybody is asked to leave, what was sent is decided and
+//!    answered, and with the writer's thread the role lock is released; replies that are still on
+//!    their way get a while.
 //!
 //! A storage that failed ends the process too: what is on disk is then looked at anew by the
 //! next one.
@@ -45,6 +46,7 @@ use self::replication::Replication;
 use self::writer_thread::{Orders, WriterThread};
 use crate::config::{Config, Role};
 use crate::metrics;
+use crate::net::leaving::Leaving;
 use crate::net::listen::{SocketName, Sockets, check_plaintext};
 use crate::net::node::Node;
 use crate::net::{http, resp};
@@ -135,6 +137,7 @@ struct Daemon {
     clients: Arc<resp::Service>,
     replication: Replication,
     reader_bound: watch::Sender<Duration>,
+    leaving: Leaving,
     stopped: watch::Receiver<bool>,
     writer: WriterThread,
     last_error: LastError,
@@ -205,6 +208,7 @@ impl Daemon {
             clients,
             replication,
             reader_bound,
+            leaving: Leaving::new(),
             stopped,
             writer,
             last_error,
@@ -232,11 +236,11 @@ impl Daemon {
             let address = listener.local_address()?;
             check_plaintext(SocketName::Client, &address, plaintext)?;
             tracing::info!(%address, "serving clients");
-            tasks.spawn(resp::serve(listener, self.clients.clone(), self.stopped.clone()));
+            tasks.spawn(resp::serve(listener, self.clients.clone(), self.leaving.door()));
         }
         for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
             tracing::info!(address = %listener.local_address()?, "serving http");
-            tasks.spawn(http::serve(listener, node.clone(), self.stopped.clone()));
+            tasks.spawn(http::serve(listener, node.clone(), self.leaving.door()));
         }
         let replication_address = listen.replication.as_ref();
         for listener in self.sockets.listeners(SocketName::Replication, replication_address).await?
@@ -244,10 +248,10 @@ impl Daemon {
             let address = listener.local_address()?;
             check_plaintext(SocketName::Replication, &address, plaintext)?;
             tracing::info!(%address, "serving downstreams");
-            tasks.spawn(self.replication.serve(listener, self.stopped.clone()));
+            tasks.spawn(self.replication.serve(listener, self.leaving.door()));
         }
         let follow = match self.config.role {
-            Role::Relay => Some(tokio::spawn(self.replication.follow(self.stopped.clone()))),
+            Role::Relay => Some(tokio::spawn(self.replication.follow(self.leaving.inside()))),
             Role::Root => None,
         };
         notify::notify("READY=1\nSTATUS=serving");
@@ -272,6 +276,8 @@ impl Daemon {
         notify::notify("STOPPING=1\nSTATUS=leaving");
         self.writer.orders().hurry();
         let settled = tokio::time::timeout(SETTLE_DEADLINE, async {
+            self.leaving.close_doors().await;
+            self.leaving.leave();
             self.clients.settled().await;
             if let Some(follow) = follow {
                 // What came from the upstream is with the writer.
@@ -279,6 +285,7 @@ impl Daemon {
             }
         });
         if settled.await.is_err() {
+            self.leaving.leave();
             tracing::warn!(
                 seconds = SETTLE_DEADLINE.as_secs(),
                 "writes that are not decided are told to come again"

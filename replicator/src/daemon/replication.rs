@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::replica_log::StoredLog;
 use crate::config::{Config, Role};
 use crate::metrics;
+use crate::net::leaving::Door;
 use crate::net::listen::Listener;
 use crate::net::node::{DownstreamStatus, UpstreamStatus};
 use crate::net::replication::{
@@ -118,11 +119,11 @@ impl Replication {
         }
     }
 
-    /// Accepts downstreams until told to stop.
+    /// Accepts downstreams until the door is to be closed.
     pub(super) fn serve(
         &self,
         listener: Listener,
-        mut stopped: watch::Receiver<bool>,
+        mut door: Door,
     ) -> impl Future<Output = ()> + Send + use<> {
         let context = ServeContext {
             name: self.name.clone(),
@@ -131,15 +132,16 @@ impl Replication {
             lineage: self.lineage.subscribe(),
             downstreams: self.downstreams.clone(),
             deadlines: Deadlines::default(),
-            shutdown: stopped.clone(),
+            shutdown: door.inside(),
         };
         async move {
             let mut sessions = JoinSet::new();
             loop {
                 let stream = tokio::select! {
-                    stream = listener.accept_patiently() => stream,
+                    biased;
+                    () = door.closing() => break,
                     Some(_) = sessions.join_next(), if !sessions.is_empty() => continue,
-                    _ = stopped.wait_for(|stopping| *stopping) => break,
+                    stream = listener.accept_patiently() => stream,
                 };
                 let (peer, context) = (stream.peer(), context.clone());
                 sessions.spawn(async move {
@@ -147,6 +149,7 @@ impl Replication {
                 });
             }
             drop(listener);
+            drop(door);
             while sessions.join_next().await.is_some() {}
         }
     }

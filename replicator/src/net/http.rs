@@ -17,10 +17,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::leaving::Door;
 use super::listen::{Listener, Stream};
 use super::node::Node;
 
@@ -45,32 +46,34 @@ const PATHS: &str = "GET /metrics  metrics, Prometheus text format\n\
                      GET /healthz  the same as /livez\n\
                      GET /status   the node's status, JSON\n";
 
-/// Serves until `shutdown` becomes true (or its sender goes), then returns when the last
-/// response is written.
-pub async fn serve(listener: Listener, node: Arc<dyn Node>, mut shutdown: watch::Receiver<bool>) {
+/// Serves until the door is to be closed, and returns when the last connection, asked to leave, has
+/// its response.
+pub async fn serve(listener: Listener, node: Arc<dyn Node>, mut door: Door) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
-    let for_connections = shutdown.clone();
+    let inside = door.inside();
     loop {
         let stream = tokio::select! {
-            stream = listener.accept_patiently() => stream,
+            biased;
+            () = door.closing() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            _ = shutdown.wait_for(|leaving| *leaving) => break,
+            stream = listener.accept_patiently() => stream,
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             tracing::warn!(peer = stream.peer(), "HTTP connection refused: there are too many");
             continue;
         };
-        let (node, mut shutdown) = (Arc::clone(&node), for_connections.clone());
+        let (node, mut inside) = (Arc::clone(&node), inside.clone());
         connections.spawn(async move {
             let leaving = async move {
-                let _ = shutdown.wait_for(|leaving| *leaving).await;
+                let _ = inside.wait_for(|leaving| *leaving).await;
             };
             serve_connection(stream, node, leaving).await;
             drop(place);
         });
     }
     drop(listener);
+    drop(door);
     while connections.join_next().await.is_some() {}
 }
 
@@ -152,6 +155,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::net::leaving::Leaving;
     use crate::net::node::NodeStatus;
     use crate::net::resp::memory_node::MemoryNode;
 
@@ -169,8 +173,8 @@ mod tests {
         let node = MemoryNode::relay();
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_address().unwrap();
-        let (leave, leaving) = watch::channel(false);
-        let serving = tokio::spawn(serve(listener, node.clone(), leaving));
+        let leaving = Leaving::new();
+        let serving = tokio::spawn(serve(listener, node.clone(), leaving.door()));
         for (request, parts) in [
             ("GET /metrics", ["HTTP/1.1 200 ", "version=0.0.4", "quicksilver_keys 0\n"]),
             ("GET /livez", ["HTTP/1.1 200 ", "no-store", "ok\n"]),
@@ -195,7 +199,8 @@ mod tests {
         // An idle connection does not hold up the end.
         let idle = Stream::connect(&address).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
-        leave.send_replace(true);
+        leaving.close_doors().await;
+        leaving.leave();
         timeout(LAST_RESPONSE_DEADLINE * 2, serving).await.unwrap().unwrap();
         drop(idle);
     }

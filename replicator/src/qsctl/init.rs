@@ -154,7 +154,7 @@ fn next_steps(path: &Path, config: &Config) -> String {
     let packaged = path == Path::new(&format!("/etc/quicksilver/{name}.toml"));
     let start = match packaged {
         true => {
-            format!("systemctl enable --now quicksilver-client@{name}.socket quicksilver@{name}")
+            format!("systemctl enable --now quicksilver@{name}")
         }
         false => format!("quicksilverd --config {}", quoted(path.display())),
     };

@@ -10,7 +10,7 @@
 //! | `hold` | `holding`, and keeps a snapshot open |
 //! | `held KEY` | like `text`, from that snapshot |
 //! | `release` | `released` |
-//! | `group PREFIX KEYS` | takes snapshots until the key `stop` exists; how many, of how many numbers |
+//! | `group PREFIX KEYS [PAUSE_MS]` | takes snapshots until the key `stop` exists; how many, of how many numbers, the last number, and the longest time that one took, in microseconds |
 //! | `dump FILE` | writes `key value` lines from one snapshot to the file; `dumped` and how many |
 //! | `verify` | `clean` and what was checked, or `problems` |
 //!
@@ -84,7 +84,11 @@ impl Service {
                 self.held = None;
                 Ok("released".to_owned())
             }
-            ["group", prefix, keys] => self.group(prefix.as_bytes(), keys.parse()?),
+            ["group", prefix, keys] => self.group(prefix.as_bytes(), keys.parse()?, Duration::ZERO),
+            ["group", prefix, keys, pause_ms] => {
+                let pause = Duration::from_millis(pause_ms.parse()?);
+                self.group(prefix.as_bytes(), keys.parse()?, pause)
+            }
             ["dump", file] => self.dump(file),
             ["verify"] => self.verify(),
             other => Err(format!("no such question: {other:?}").into()),
@@ -116,9 +120,12 @@ impl Service {
 
     /// Every snapshot has to show all keys of the group with one number, and neither numbers nor
     /// indices may ever go back.
-    fn group(&self, prefix: &[u8], keys: usize) -> Outcome {
+    fn group(&self, prefix: &[u8], keys: usize, pause: Duration) -> Outcome {
         let (mut snapshots, mut numbers, mut last) = (0_u64, 0_u64, (0_u64, 0_u64));
+        let mut longest = Duration::ZERO;
         loop {
+            std::thread::sleep(pause);
+            let began = Instant::now();
             let snapshot = self.reader.snapshot()?;
             let index = snapshot.index().get();
             let mut seen = Vec::with_capacity(keys);
@@ -134,11 +141,13 @@ impl Service {
             if number < last.0 || index < last.1 {
                 return Ok(format!("went back from {last:?} to {:?}", (number, index)));
             }
+            longest = longest.max(began.elapsed());
             snapshots += 1;
             numbers += u64::from(number > last.0);
             last = (number, index);
             if snapshot.get(STOP_KEY)?.is_some() {
-                return Ok(format!("whole {snapshots} {numbers} {number}"));
+                let longest_us = longest.as_micros();
+                return Ok(format!("whole {snapshots} {numbers} {number} {longest_us}"));
             }
         }
     }

@@ -6,7 +6,9 @@
 //! * a request that was begun and not completed within its deadline closes the connection;
 //! * what the client has sent and is kept (an incomplete request, a MULTI queue) has a share of
 //!   the memory for all clients; without one the connection is closed;
-//! * when the process leaves, requests that have arrived are answered first.
+//! * when the process leaves, requests that have arrived are answered first; a connection that was
+//!   just accepted is given a moment to send its first, so that whoever was asked to leave by one
+//!   process and came to this one is not sent away twice.
 
 use std::future::Future;
 use std::io;
@@ -37,6 +39,9 @@ const AHEAD_BYTES: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 64 << 20;
 
+/// For the first request of a new connection, when the process leaves.
+const FRESH: Duration = Duration::from_millis(100);
+
 struct Connection<S> {
     reader: ReadHalf<S>,
     input: BytesMut,
@@ -51,6 +56,8 @@ struct Connection<S> {
     leaving: bool,
     /// Until its last write is answered.
     unsettled: Option<Unsettled>,
+    /// Until when it waits for its first request although the process leaves; none after that one.
+    fresh_until: Option<Instant>,
     request_began: Option<Instant>,
     request_deadline: Duration,
 }
@@ -85,6 +92,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
         ended: false,
         leaving: false,
         unsettled: Some(unsettled),
+        fresh_until: Some(Instant::now() + FRESH),
         request_began: None,
         request_deadline,
     };
@@ -115,6 +123,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Err(error) => return Ok(End::Protocol(error)),
                 Ok(Some(arguments)) => {
                     self.request_began = None;
+                    self.fresh_until = None;
                     match self.session.execute(arguments, &mut self.output).await? {
                         Flow::Continue => {}
                         Flow::Close => return Ok(End::Done),
@@ -132,7 +141,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 return Ok(End::OutOfBudget(refusal));
             }
             let within_request = self.decoder.is_within_request(&self.input);
-            if self.ended || (self.leaving && !within_request) {
+            let fresh_until = self.fresh_until.filter(|until| *until > Instant::now());
+            if self.ended || (self.leaving && !within_request && fresh_until.is_none()) {
                 return Ok(End::Done);
             }
             let deadline = within_request.then(|| {
@@ -141,17 +151,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             let Connection { reader, input, output, leaving: asked_to_leave, .. } = self;
             make_room(input);
             let reading = async {
-                let expire = async {
-                    match deadline {
-                        Some(deadline) => tokio::time::sleep_until(deadline).await,
-                        None => std::future::pending().await,
-                    }
-                };
                 tokio::select! {
                     biased;
                     read = reader.read_buf(input) => read.map(Some),
                     () = leaving.as_mut(), if !*asked_to_leave => Ok(None),
-                    () = expire => Err(io::Error::new(
+                    () = until(fresh_until), if *asked_to_leave => Ok(None),
+                    () = until(deadline) => Err(io::Error::new(
                         io::ErrorKind::TimedOut,
                         "a request was begun and not completed in time",
                     )),
@@ -252,6 +257,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             let _ = timeout(LINGER, discard(&mut self.reader, &mut self.input)).await;
         }
         Ok(())
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -39,6 +39,7 @@ use self::budget::Budget;
 use self::decode::DecodeLimits;
 use self::info::Figures;
 use self::scan::Cursors;
+use super::leaving::Door;
 use super::listen::{Listener, Stream};
 use super::node::Node;
 use crate::config::Config;
@@ -113,8 +114,8 @@ pub struct Service {
     began: Instant,
 }
 
-/// Somebody who may still have writes that are not decided: a door that is open, a connection that
-/// has not noticed that the process leaves, or waits for answers.
+/// A connection that may still have writes that are not decided: it has not noticed that the process
+/// leaves, or waits for answers.
 struct Unsettled(Arc<Service>);
 
 impl Unsettled {
@@ -145,8 +146,8 @@ impl Service {
         })
     }
 
-    /// Returns, after the process was told to leave, when every write that a client has sent is
-    /// answered and none can come any more.
+    /// Returns, after the doors were closed and everybody was asked to leave, when every write that a
+    /// client has sent is answered and none can come any more.
     pub async fn settled(&self) {
         // The sender is in here, so it cannot be gone.
         let _ = self.unsettled.subscribe().wait_for(|n| *n == 0).await;
@@ -172,25 +173,25 @@ impl Service {
     }
 }
 
-/// Serves clients until `shutdown` becomes true (or its sender goes), then answers what has
-/// arrived and returns when the last connection is closed. Dropping the future closes them all.
-pub async fn serve(listener: Listener, service: Arc<Service>, mut shutdown: watch::Receiver<bool>) {
+/// Serves clients until the door is to be closed, and returns when the last connection, asked to
+/// leave, has its replies to what had arrived. Dropping the future closes them all.
+pub async fn serve(listener: Listener, service: Arc<Service>, mut door: Door) {
     let mut connections = JoinSet::new();
-    let for_connections = shutdown.clone();
-    let door = Unsettled::new(&service);
+    let leaving = door.inside();
     loop {
         let stream = tokio::select! {
-            stream = listener.accept_patiently() => stream,
+            biased;
+            () = door.closing() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            _ = shutdown.wait_for(|leaving| *leaving) => break,
+            stream = listener.accept_patiently() => stream,
         };
         match Arc::clone(&service.clients).try_acquire_owned() {
             Err(_) => refuse(stream).await,
             Ok(permit) => {
-                let (unsettled, shutdown) = (Unsettled::new(&service), for_connections.clone());
+                let (unsettled, leaving) = (Unsettled::new(&service), leaving.clone());
                 connections.spawn(async move {
                     let peer = stream.peer();
-                    connection::run(stream, &peer, unsettled, shutdown).await;
+                    connection::run(stream, &peer, unsettled, leaving).await;
                     drop(permit);
                 });
             }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::memory_node::MemoryNode;
 use super::{ClientLimits, Service, Unsettled, connection, serve};
+use crate::net::leaving::Leaving;
 use crate::net::listen::{Listener, Stream};
 use crate::net::node::ReadError;
 use crate::root::request::WriteError;
@@ -615,14 +616,29 @@ async fn leaving_answers_what_has_arrived() {
     assert_eq!(talk.rest().await, "+OK\r\n$1\r\n1\r\n");
 }
 
+/// Story: one process has sent a client away, and the next one leaves, too, just as it comes in.
+#[tokio::test]
+async fn whoever_has_just_come_in_is_answered_once() {
+    let node = MemoryNode::root(WINDOW);
+    let mut talk = talk_to(&node);
+    talk.leave.send_replace(true);
+    tokio::time::sleep(WINDOW / 4).await;
+    talk.send("SET a 1\r\n").await;
+    assert_eq!(talk.rest().await, "+OK\r\n");
+    // One that says nothing does not hold anybody up for long.
+    let mut silent = talk_to(&node);
+    silent.leave.send_replace(true);
+    assert_eq!(silent.rest().await, "");
+}
+
 #[tokio::test]
 async fn connections_are_capped_and_shutdown_is_orderly() {
     let node = MemoryNode::root(WINDOW);
     let listener = Listener::bind(&"127.0.0.1:0".parse::<Address>().unwrap()).await.unwrap();
     let address = listener.local_address().unwrap();
     let service = Service::new(node.clone(), LIMITS);
-    let (leave, leaving) = watch::channel(false);
-    let serving = tokio::spawn(serve(listener, Arc::clone(&service), leaving));
+    let leaving = Leaving::new();
+    let serving = tokio::spawn(serve(listener, Arc::clone(&service), leaving.door()));
     let mut clients = Vec::new();
     for _ in 0..2 {
         let mut client = Stream::connect(&address).await.unwrap();
@@ -638,7 +654,8 @@ async fn connections_are_capped_and_shutdown_is_orderly() {
     assert_eq!(heard, "-ERR max number of clients reached\r\n");
     clients[0].write_all(b"SET a 1\r\n").await.unwrap();
     tokio::time::sleep(WINDOW / 4).await;
-    leave.send_replace(true);
+    leaving.close_doors().await;
+    leaving.leave();
     let mut heard = String::new();
     clients[0].read_to_string(&mut heard).await.unwrap();
     assert_eq!(heard, "+OK\r\n");
