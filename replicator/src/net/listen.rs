@@ -341,6 +341,20 @@ impl Sockets {
         self.held.is_empty()
     }
 
+    /// Where a handed-over socket can be reached, for others to be told; none when that is wherever
+    /// this machine has an address.
+    pub fn address(&self, name: SocketName) -> Option<Address> {
+        self.held.iter().filter(|held| held.0 == name).find_map(|(_, socket)| match socket {
+            HandedOver::Tcp(listener) => {
+                listener.local_addr().ok().filter(|a| !a.ip().is_unspecified()).map(Address::from)
+            }
+            HandedOver::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                Some(Address::Unix(address.as_pathname()?.to_owned()))
+            }
+        })
+    }
+
     /// The listeners for one purpose: those handed over under its name (there may be several),
     /// otherwise the configured address, bound now. Needs a runtime.
     pub async fn listeners(
