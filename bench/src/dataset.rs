@@ -140,3 +140,19 @@ mod tests {
         assert!(picks.iter().all(|&pick| pick < 1000));
     }
 }
+
+/// What a database holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// The keys 0 to this.
+    pub keys: u64,
+    /// Bytes of every value.
+    pub value_bytes: usize,
+}
+
+impl Shape {
+    /// Some 20 MB.
+    pub const SMALL: Shape = Shape { keys: 100_000, value_bytes: VALUE_BYTES };
+    /// Over 10 GB.
+    pub const LARGE: Shape = Shape { keys: 10_000_000, value_bytes: 1000 };
+}

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use quicksilver::build::{Builder, Options};
+use quicksilver_format::layout::Generation;
 
 use crate::{Result, dataset};
 
@@ -30,4 +31,10 @@ pub fn build_values(dir: &Path, keys: u64, value_bytes: usize) -> Result<()> {
     }
     builder.finish()?;
     Ok(())
+}
+
+/// Reads the whole data file, so that it is in the page cache as far as there is room; its bytes.
+pub fn warm(dir: &Path) -> Result<u64> {
+    let mut file = std::fs::File::open(dir.join(Generation::FIRST.to_string()).join("data.mdb"))?;
+    Ok(std::io::copy(&mut file, &mut std::io::sink())?)
 }

@@ -54,6 +54,7 @@
 //!
 //! # Features
 //! * `tokio`: [`Reader`] and [`Changes`] can be waited for in a tokio runtime.
+//! * `writer`: `Writer`, for producers: writes to the root over its client socket, across restarts.
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
@@ -73,6 +74,8 @@ pub mod status_page;
 pub mod testing;
 mod value;
 pub mod verify;
+#[cfg(feature = "writer")]
+pub mod writer;
 
 pub use cached::Cached;
 pub use changes::{Change, Changes};
@@ -84,3 +87,5 @@ pub use quicksilver_lmdb::LmdbError;
 pub use reader::{Reader, Status};
 pub use snapshot::Snapshot;
 pub use value::Value;
+#[cfg(feature = "writer")]
+pub use writer::Writer;

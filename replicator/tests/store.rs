@@ -6,15 +6,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
-use quicksilver::build::{Builder, Options};
+use quicksilver::build::{self, Builder, Options};
+use quicksilver::environment::Environment;
 use quicksilver::log::{self, HashAt};
 use quicksilver::verify;
+use quicksilver_format::batch::BatchHeader;
+use quicksilver_format::layout::Generation;
 use quicksilver_format::meta::Format;
 use quicksilver_format::{
     Batch, BatchBuilder, BatchLimits, CellCrc, DbId, Entry, HistoryId, Index,
-    NEW_DATABASE_FORMAT_VERSION, NEWEST_FORMAT_VERSION, Position, StateDigest,
+    NEW_DATABASE_FORMAT_VERSION, NEWEST_FORMAT_VERSION, Position, StateDigest, chunk,
 };
-use quicksilver_replicator::store::{Retention, Sizes, Store, StoreError};
+use quicksilver_lmdb::Transaction;
+use quicksilver_replicator::store::{Retention, Sizes, Standby, Store, StoreError, take_role};
 
 fn db_id() -> DbId {
     DbId::from_bytes([7; 16])
@@ -163,6 +167,101 @@ fn what_does_not_follow_is_refused_before_it_touches_the_disk() {
     assert_eq!(store.end(), third.after());
     let committed = store.apply(&[second, third]).unwrap();
     assert_eq!(committed.batches, 0);
+}
+
+const SIZES: Sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+const HISTORY: HistoryId = HistoryId::from_bytes([1; 16]);
+
+/// Story: a new program waits beside the writer, which goes on writing; then it is its turn.
+#[test]
+fn a_standby_takes_over_where_the_writer_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let first = seal(store.end(), &[set("a", "1")]);
+    store.apply(std::slice::from_ref(&first)).unwrap();
+    let busy = take_role(dir.path()).unwrap_err();
+    assert!(matches!(busy, StoreError::RoleLockHeld { .. }), "{busy}");
+    // In this process the environment is open once, so the writer goes before the standby opens it.
+    drop(store);
+    let standby = Standby::open(dir.path(), db_id(), SIZES).unwrap();
+    let mut store = standby.take_over(take_role(dir.path()).unwrap(), HISTORY).unwrap();
+    assert_eq!(store.end(), first.after());
+    store.apply(&[seal(first.after(), &[set("a", "2")])]).unwrap();
+}
+
+/// Story: while it waits, the writer builds a new generation and switches to it.
+#[test]
+fn a_standby_takes_over_the_generation_that_is_live_then() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let standby = Standby::open(dir.path(), db_id(), SIZES).unwrap();
+    let role = take_role(dir.path()).unwrap();
+    let options =
+        Options { db_id: db_id(), history: HISTORY, map_bytes: 1 << 30, max_readers: 126 };
+    let (next, format) = (Generation::FIRST.next(), NEW_DATABASE_FORMAT_VERSION);
+    let start = Position::genesis(db_id());
+    let mut builder = Builder::beside(dir.path(), next, start, format, &options).unwrap();
+    builder.push(b"new", b"1").unwrap();
+    builder.finish().unwrap();
+    build::switch_to(dir.path(), next).unwrap();
+    let store = standby.take_over(role, HISTORY).unwrap();
+    assert_eq!(store.environment().generation, next);
+    assert_eq!(store.reader().unwrap().get(b"new").unwrap().unwrap(), b"1");
+}
+
+/// Story: while it waits, the writer is a later release, and an operator finalises the format for it.
+#[test]
+fn a_standby_refuses_a_format_that_was_finalised_while_it_waited() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let standby = Standby::open(dir.path(), db_id(), SIZES).unwrap();
+    let role = take_role(dir.path()).unwrap();
+    let reader = quicksilver::Reader::open(dir.path()).unwrap();
+    finalise_as_a_later_release(&reader.environment().unwrap());
+    let refused = standby.take_over(role, HISTORY).unwrap_err();
+    assert!(refused.to_string().contains("finalised for a newer release"), "{refused}");
+}
+
+fn finalise_as_a_later_release(environment: &Environment) {
+    let mut txn = environment.env.write().unwrap();
+    let format = Format { version: NEWEST_FORMAT_VERSION + 1, readable_from: 1, page_bytes: 4096 };
+    txn.put(environment.meta, Format::KEY, &format.encode()).unwrap();
+    txn.commit().unwrap();
+}
+
+/// Story: two are started where there is nothing; the one that waits has nothing to check.
+#[test]
+fn a_standby_of_nothing_makes_the_database_when_it_must() {
+    let dir = tempfile::tempdir().unwrap();
+    let standby = Standby::open(dir.path(), db_id(), SIZES).unwrap();
+    let store = standby.take_over(take_role(dir.path()).unwrap(), HISTORY).unwrap();
+    assert_eq!(store.end(), Position::genesis(db_id()));
+}
+
+/// Story: to the new program the end of the log looks damaged. It does not even wait; the old one,
+/// and whoever must, serves what is there.
+#[test]
+fn a_standby_refuses_what_looks_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let first = seal(store.end(), &[set("a", "1")]);
+    store.apply(std::slice::from_ref(&first)).unwrap();
+    let last = seal(first.after(), &[set("b", "1")]);
+    store.apply(std::slice::from_ref(&last)).unwrap();
+    let environment = store.environment().clone();
+    let key = chunk::key(last.first(), 0);
+    let mut txn = environment.env.write().unwrap();
+    let mut record = txn.get(environment.log, &key).unwrap().unwrap().to_vec();
+    // The last byte before the payload is of the hash after the batch.
+    let at = record.len() - BatchHeader::decode(&record).unwrap().stored_bytes as usize - 1;
+    record[at] ^= 1;
+    txn.put(environment.log, &key, &record).unwrap();
+    txn.commit().unwrap();
+    drop((store, environment));
+    let refused = Standby::open(dir.path(), db_id(), SIZES).unwrap_err();
+    assert!(refused.to_string().contains("the newest record ends at"), "{refused}");
+    let store = open(dir.path());
+    assert_eq!(store.reader().unwrap().get(b"b").unwrap().unwrap(), b"1");
 }
 
 #[test]
@@ -396,13 +495,9 @@ fn a_writer_goes_on_in_the_format_it_finds_or_not_at_all() {
     let store = open(dir.path());
     assert_eq!(store.environment().format.version, NEWEST_FORMAT_VERSION);
 
-    let environment = store.environment().clone();
-    let mut txn = environment.env.write().unwrap();
+    finalise_as_a_later_release(store.environment());
+    drop(store);
     let later = NEWEST_FORMAT_VERSION + 1;
-    let format = Format { version: later, readable_from: 1, page_bytes: 4096 };
-    txn.put(environment.meta, Format::KEY, &format.encode()).unwrap();
-    txn.commit().unwrap();
-    drop((environment, store));
     let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
     let refused = Store::open(dir.path(), db_id(), HistoryId::NONE, sizes).unwrap_err();
     let text = refused.to_string();

@@ -203,16 +203,31 @@ impl Node {
     /// Starts it, without waiting for anything.
     pub fn spawn(&mut self) -> &mut Node {
         assert!(self.process.is_none(), "{} runs already", self.name);
+        self.process = Some(self.start_another());
+        self
+    }
+
+    /// Starts another process of it, beside the one that runs, if any does.
+    pub fn start_another(&self) -> Process {
         let config = self.write_config();
         let mut words: Vec<String> = self.wrapper.clone();
         words.push(self.release.binary("quicksilverd").display().to_string());
         words.extend(["--config".to_owned(), config.display().to_string()]);
         let log = self.log_path();
-        self.process = Some(match &self.handed {
+        match &self.handed {
             None => Process::start(Command::new(&words[0]).args(&words[1..]), &log),
             Some(handed) => handed.start(&words, &log),
-        });
-        self
+        }
+    }
+
+    /// Starts, in the same way, a process that says its version and ends.
+    pub fn start_version(&self) -> Process {
+        let words = [binary("quicksilverd").display().to_string(), "--version".to_owned()];
+        let log = self.log_path();
+        match &self.handed {
+            None => Process::start(Command::new(&words[0]).args(&words[1..]), &log),
+            Some(handed) => handed.start(&words, &log),
+        }
     }
 
     /// Starts it and waits until it answers its probe.
@@ -259,6 +274,11 @@ impl Node {
     pub fn term(&mut self) {
         let status = self.process.take().expect("it runs").term(LEAVE_DEADLINE);
         assert!(status.success(), "{} left with {status}:\n{}", self.name, self.log_tail());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
+        self.process.as_mut().expect("it runs").signal(signal);
     }
 
     /// Whether a process is there.

@@ -30,9 +30,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots one, and installs the replicator as docs/OPERATIONS.md says; `None` where that is not
-    /// possible, with the reason printed.
-    pub fn boot() -> Option<Machine> {
+    /// Boots one that has this name; `None` where that is not possible, with the reason printed.
+    pub fn boot(name: &str) -> Option<Machine> {
         if !Uid::effective().is_root() {
             skipped("a machine of its own takes root");
             return None;
@@ -49,7 +48,7 @@ impl Machine {
         let dir = tempfile::Builder::new().prefix("machine-").tempdir_in(scratch_dir());
         let dir = dir.expect("a temporary directory");
         let log = dir.path().join("log");
-        let mut process = Process::start(Command::new(SCRIPT).arg(dir.path()), &log);
+        let mut process = Process::start(Command::new(SCRIPT).arg(dir.path()).arg(name), &log);
         let booted = dir.path().join("booted");
         let up =
             poll(BOOT_DEADLINE, || (booted.exists() || process.exited().is_some()).then_some(()));

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,6 +73,18 @@ impl Process {
     pub fn await_exit(&mut self, within: Duration) -> ExitStatus {
         let what = format!("the end of process {}", self.pid());
         eventually(&what, within, || self.exited())
+    }
+
+    /// Waits for its end, and looks all the time: for who measures how long that takes.
+    pub fn await_exit_at_once(&mut self, within: Duration) -> ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.exited() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "process {} did not end", self.pid());
+            std::thread::yield_now();
+        }
     }
 
     /// SIGKILL, and waits until it is gone.

@@ -65,6 +65,7 @@ pub struct Witness {
     socket: PathBuf,
     connections: Connections,
     client: Option<Client>,
+    retries: usize,
     tally: Tally,
 }
 
@@ -72,7 +73,13 @@ impl Witness {
     /// Connects when it asks.
     pub fn new(socket: &Path, connections: Connections) -> Self {
         let tally = Tally::default();
-        Witness { socket: socket.to_owned(), connections, client: None, tally }
+        Witness { socket: socket.to_owned(), connections, client: None, retries: 1, tally }
+    }
+
+    /// One that asks again more often: where several processes may die in a row.
+    #[must_use]
+    pub fn with_retries(self, retries: usize) -> Self {
+        Witness { retries, ..self }
     }
 
     /// One question; `None` when that is a problem, which is noted.
@@ -82,8 +89,8 @@ impl Witness {
             self.client = None;
         }
         let mut failure = String::new();
-        for again in [false, true] {
-            self.tally.retried += u64::from(again);
+        for tries in 0..=self.retries {
+            self.tally.retried += u64::from(tries > 0);
             if self.client.is_none() {
                 match Client::connect(&self.socket) {
                     Ok(client) => self.client = Some(client),

@@ -80,14 +80,20 @@ fn exit_codes_tell_what_happened() {
         let missing = qsctl(&[&place[..], &["get", "nobody"]].concat());
         assert_exit(&missing, NO_SUCH_KEY, "get of a missing key");
     }
-    assert_exit(&qsctl(&["--server", &leaf, "set", "key", "other"]), REFUSED, "set on a leaf");
-    let both = format!("{leaf},{root}");
+    assert_exit(&qsctl(&["--server", &leaf, "set", "key", "one"]), OK, "a leaf names its root");
+    let nowhere = format!("unix:{}", cluster.path().join("nowhere").display());
+    let both = format!("{nowhere},{root}");
     assert_exit(&qsctl(&["--server", &both, "set", "key", "other"]), OK, "set, trying each");
+    let large = cluster.path().join("large");
+    std::fs::File::create(&large).unwrap().set_len((16 << 20) + 1).unwrap();
+    let large = qsctl(&["--server", &root, "set", "key", "--file", large.to_str().unwrap()]);
+    assert_exit(&large, REFUSED, "a value beyond the limit");
     assert_exit(&qsctl(&["--server", &root, "no-such-command"]), USAGE, "usage");
     let long = "k".repeat(512);
     assert_exit(&qsctl(&["--server", &root, "set", &long, "value"]), USAGE, "a long key");
-    let nowhere = format!("unix:{}", cluster.path().join("nowhere").display());
-    assert_exit(&qsctl(&["--server", &nowhere, "get", "key"]), UNAVAILABLE, "nobody there");
+    let once = ["--deadline", "0", "get", "key"];
+    let alone = qsctl(&[&["--server", &nowhere], &once[..]].concat());
+    assert_exit(&alone, UNAVAILABLE, "nobody there");
     let empty = cluster.path().join("empty").display().to_string() + "/";
     assert_exit(&qsctl(&["--db", &empty, "get", "key"]), UNAVAILABLE, "no database");
     assert_exit(&cluster.node("leaf").qsctl(&["verify"]), OK, "verify");
@@ -97,7 +103,8 @@ fn exit_codes_tell_what_happened() {
     cluster.node_mut("leaf").term();
     let found = cluster.node("leaf").qsctl(&["get", "key", "--raw"]);
     assert_eq!(found.stdout, b"other");
-    assert_exit(&qsctl(&["--server", &root, "get", "key"]), UNAVAILABLE, "nobody runs");
+    let gone = qsctl(&[&["--server", &root], &once[..]].concat());
+    assert_exit(&gone, UNAVAILABLE, "nobody runs");
 }
 
 #[test]

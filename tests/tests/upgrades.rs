@@ -62,7 +62,7 @@ enum Step {
 
 #[test]
 fn nobody_notices_an_upgrade_or_a_restart() {
-    let Some(machine) = Machine::boot() else { return };
+    let Some(machine) = Machine::boot("host") else { return };
     let (upgrades, restarts) =
         (from_environment("QS_UPGRADES", 8), from_environment("QS_RESTARTS", 8));
     start_services(&machine);

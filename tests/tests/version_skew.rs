@@ -3,7 +3,7 @@
 //! and can write one more format ([`Release::Next`]).
 //!
 //! Old and new nodes follow each other in either order. A node is upgraded in place, and downgraded
-//! again after the new release has written: everything is there. Once an operator has finalised the
+//! again after the new release has written: everything is there; by hand-over, too. Once an operator has finalised the
 //! format of a node's files, and not before, the old release and readers of the old release are
 //! refused, with an error that says so; other nodes do not notice.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
@@ -18,7 +18,9 @@ use quicksilver_format::meta::Format;
 use quicksilver_lmdb::Transaction;
 use quicksilver_tests::cluster::Node;
 use quicksilver_tests::resp::Reply;
-use quicksilver_tests::{Cluster, Release, Status, eventually, random_bytes, seeded_rng, skipped};
+use quicksilver_tests::{
+    Cluster, Process, Release, Status, eventually, random_bytes, seeded_rng, skipped,
+};
 use serde_json::Value;
 
 /// For a process to start or to follow. It takes milliseconds; machines are busy.
@@ -261,6 +263,58 @@ fn after_finalising_there_is_no_way_back() {
     });
     write(cluster.node("root"), 4);
     cluster.await_converged(SOON);
+}
+
+/// Story: upgrades and downgrades by hand-over. The process that waits beside the writer is of the
+/// other release, and takes over whatever it finds, until the format was finalised meanwhile.
+#[test]
+fn a_standby_of_another_release_takes_over_until_the_format_is_finalised() {
+    let mut cluster = Cluster::new();
+    cluster.root("root").hand_over_sockets();
+    let mut writer = start_beside(&mut cluster, Release::This, None);
+    for (round, release) in [(1, Release::Next), (2, Release::This), (3, Release::Next)] {
+        write(cluster.node("root"), round);
+        let before = cluster.node("root").status();
+        let standby = start_beside(&mut cluster, release, Some(&writer));
+        assert!(writer.term(SOON).success());
+        writer = standby;
+        await_serving(&cluster, &writer);
+        assert!(cluster.node("root").status().same_data(&before));
+        assert_reads(&Reader::open(cluster.node("root").data_dir()).unwrap(), round);
+    }
+    let mut standby = start_beside(&mut cluster, Release::This, Some(&writer));
+    let root = cluster.node("root");
+    let finalised = json(&qsctl(Release::Next, root, &["format", "finalize", "--json"]));
+    assert_eq!(finalised["finalized"], true);
+    assert!(writer.term(SOON).success());
+    assert!(!standby.await_exit(SOON).success(), "{}", root.log_tail());
+    root.await_log("finalised for a newer release", SOON);
+    let _writer = start_beside(&mut cluster, Release::Next, None);
+    write(cluster.node("root"), 4);
+}
+
+/// Starts another process of the root, which is to become the writer, or to wait beside that one.
+fn start_beside(cluster: &mut Cluster, release: Release, writer: Option<&Process>) -> Process {
+    const READY: &str = "standby: ready to take over";
+    let node = cluster.node_mut("root").run_release(release);
+    let before = node.log_text().matches(READY).count();
+    let started = node.start_another();
+    match writer {
+        None => await_serving(cluster, &started),
+        Some(_) => eventually("the standby is ready", SOON, || {
+            let ready = cluster.node("root").log_text().matches(READY).count();
+            (ready > before).then_some(())
+        }),
+    }
+    started
+}
+
+/// Waits until a process answers for itself.
+fn await_serving(cluster: &Cluster, process: &Process) {
+    eventually("the process serves", SOON, || {
+        let status = cluster.node("root").try_status()?;
+        (status.json["pid"] == process.pid()).then_some(())
+    });
 }
 
 fn root_status(cluster: &Cluster) -> Value {

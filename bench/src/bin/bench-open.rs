@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use quicksilver::Reader;
 use quicksilver_bench::clock::monotonic_ns;
-use quicksilver_bench::dataset::{self, Rng};
+use quicksilver_bench::dataset::{self, Rng, Shape};
 use quicksilver_bench::plot::{self, Bars, nanoseconds};
 use quicksilver_bench::stats::{Table, grouped, quantile};
 use quicksilver_bench::{Result, flag, loader, option, peer};
@@ -23,16 +23,6 @@ use quicksilver_format::layout::Generation;
 
 /// Opening and the first get, at p99.
 const TARGET: Duration = Duration::from_millis(2);
-
-/// What a database holds.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    keys: u64,
-    value_bytes: usize,
-}
-
-const SMALL: Shape = Shape { keys: 100_000, value_bytes: dataset::VALUE_BYTES };
-const LARGE: Shape = Shape { keys: 10_000_000, value_bytes: 1000 };
 
 /// `--child DIR KEY`: the process that is measured.
 fn child(dir: &str, key: &str) -> Result<()> {
@@ -86,12 +76,6 @@ fn measure(dir: &Path, program: &Path, shape: Shape, rounds: usize) -> Result<(S
     Ok((ours, lmdb))
 }
 
-/// Reads the whole file, so that it is in the page cache as far as there is room.
-fn warm(dir: &Path) -> Result<u64> {
-    let mut file = std::fs::File::open(dir.join(Generation::FIRST.to_string()).join("data.mdb"))?;
-    Ok(std::io::copy(&mut file, &mut std::io::sink())?)
-}
-
 fn report(name: &str, ours: &Starts, lmdb: &Starts) {
     let mut table = Table::new(["", "", "p50", "p99", "max"]);
     for (who, starts) in [("Quicksilver", ours), ("LMDB in C", lmdb)] {
@@ -123,11 +107,11 @@ fn main() -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let program = peer::compile("open/peer.c", temporary.path())?;
     let mut groups = Vec::new();
-    let shapes = [Some(SMALL), flag("--large").then_some(LARGE)];
+    let shapes = [Some(Shape::SMALL), flag("--large").then_some(Shape::LARGE)];
     for shape in shapes.into_iter().flatten() {
         let dir = temporary.path().join("db");
         loader::build_values(&dir, shape.keys, shape.value_bytes)?;
-        let gigabytes = warm(&dir)? as f64 / 1e9;
+        let gigabytes = loader::warm(&dir)? as f64 / 1e9;
         let (ours, lmdb) = measure(&dir, &program, shape, rounds)?;
         std::fs::remove_dir_all(&dir)?;
         let keys = grouped(shape.keys);

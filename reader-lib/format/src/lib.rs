@@ -11,6 +11,7 @@
 //!   allocated for it.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod batch;
 pub mod cell;
 pub mod chunk;
@@ -29,6 +30,7 @@ pub mod status;
 pub mod version;
 mod wire;
 
+pub use address::{Address, AddressError};
 pub use batch::{Batch, BatchBuilder, BatchLimits};
 pub use cell::{Cell, CellCrc};
 pub use control::{ControlRecord, Heartbeat};

@@ -15,12 +15,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use quicksilver_format::limits::{BATCH_DEFAULT_MAX_BYTES, VALUE_DEFAULT_MAX_BYTES};
-use quicksilver_format::{DbId, NodeId};
+use quicksilver_format::{Address, DbId, NodeId};
 use serde::{Deserialize, Deserializer};
 
 pub use self::changes::Changes;
 pub use self::validate::{BATCH_HEADROOM_BYTES, InvalidConfig};
-use crate::net::listen::Address;
 
 const GIB: u64 = 1 << 30;
 
@@ -99,10 +98,13 @@ impl Role {
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// Where downstreams connect.
+    #[serde(deserialize_with = "maybe_address")]
     pub replication: Option<Address>,
     /// Where clients connect (RESP).
+    #[serde(deserialize_with = "maybe_address")]
     pub client: Option<Address>,
     /// Where metrics, probes and status are served.
+    #[serde(deserialize_with = "maybe_address")]
     pub http: Option<Address>,
 }
 
@@ -182,8 +184,10 @@ pub struct Limits {
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     /// Tried first, in order of preference.
+    #[serde(deserialize_with = "addresses")]
     pub primary: Vec<Address>,
     /// Upstreams with a longer log, tried when the primaries cannot help.
+    #[serde(deserialize_with = "addresses")]
     pub secondary: Vec<Address>,
 }
 
@@ -192,6 +196,7 @@ pub struct Upstream {
 #[serde(default, deny_unknown_fields)]
 pub struct Root {
     /// The other members of the root group. Must be empty: this release has a single root.
+    #[serde(deserialize_with = "addresses")]
     pub peers: Vec<Address>,
     /// How often the root sends its clock through the tree: the resolution of
     /// `lag_seconds`. Default 1000; 100 to 60,000.
@@ -333,4 +338,23 @@ where
     T: FromStr<Err: fmt::Display>,
 {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// An address as the file has it.
+struct Spelled(Address);
+
+impl<'de> Deserialize<'de> for Spelled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer).map(Spelled)
+    }
+}
+
+fn maybe_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Address>, D::Error> {
+    let spelled = Option::<Spelled>::deserialize(deserializer)?;
+    Ok(spelled.map(|spelled| spelled.0))
+}
+
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
+    let spelled = Vec::<Spelled>::deserialize(deserializer)?;
+    Ok(spelled.into_iter().map(|spelled| spelled.0).collect())
 }

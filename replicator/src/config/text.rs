@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
+use quicksilver_format::Address;
+
 use super::{Config, ConfigError, LogFormat};
-use crate::net::listen::Address;
 
 impl Config {
     /// The file that [`Config::load`] reads back as this configuration, with comments.

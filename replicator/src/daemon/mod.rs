@@ -164,7 +164,10 @@ impl Daemon {
         let had_data = store.end().index != Index::ZERO;
         let last_error = LastError::default();
         let (log, durable) = StoredLog::new(&store);
-        let replication = Replication::new(&config, ProcessId::random(), log, &store);
+        // What is configured is what the operator wants to be told to others.
+        let client = config.listen.client.clone().or_else(|| sockets.address(SocketName::Client));
+        let replication =
+            Replication::new(&config, client.as_ref(), ProcessId::random(), log, &store);
         let failed = Arc::new(AtomicBool::new(false));
         let fail = {
             let (failed, stop) = (failed.clone(), told.stop.clone());
@@ -185,6 +188,7 @@ impl Daemon {
         }
         let replicator = Arc::new(Replicator {
             config: config.clone(),
+            client,
             reader,
             orders: writer.orders().clone(),
             replication: replication.view(),

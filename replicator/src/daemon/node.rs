@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use quicksilver::log;
 use quicksilver::{Index, Reader};
 use quicksilver_format::status::NodeState;
-use quicksilver_format::{NEWEST_FORMAT_VERSION, Op};
+use quicksilver_format::{Address, NEWEST_FORMAT_VERSION, Op};
 use quicksilver_lmdb::Transaction;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -46,6 +46,8 @@ impl LastError {
 pub(super) struct Replicator {
     /// What it was started with.
     pub(super) config: Arc<Config>,
+    /// Where its clients connect, as others are told.
+    pub(super) client: Option<Address>,
     /// On the environment that this process writes.
     pub(super) reader: Reader,
     /// The way to the writer's thread; at a root also that of transactions.
@@ -207,7 +209,7 @@ impl Node for Replicator {
 
     fn root_client(&self) -> Option<String> {
         match self.config.role {
-            Role::Root => self.config.listen.client.as_ref().map(ToString::to_string),
+            Role::Root => self.client.as_ref().map(ToString::to_string),
             Role::Relay => self.replication.root_client(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quicksilver_format::status::NodeState;
-use quicksilver_format::{Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
+use quicksilver_format::{Address, Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
 use quicksilver_protocol::{Deadlines, Lineage};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -67,6 +67,7 @@ pub(super) struct Replication {
 impl Replication {
     pub(super) fn new(
         config: &Config,
+        client: Option<&Address>,
         process_id: ProcessId,
         log: StoredLog,
         store: &Store,
@@ -75,10 +76,7 @@ impl Replication {
             NodeName { node_id: config.node_id.clone(), site: config.site.clone(), process_id };
         let me = name.local(store.identity());
         let lineage = match config.role {
-            Role::Root => {
-                let client = config.listen.client.as_ref().map(ToString::to_string);
-                Lineage::root(&me, client.unwrap_or_default())
-            }
+            Role::Root => Lineage::root(&me, client.map(ToString::to_string).unwrap_or_default()),
             Role::Relay => Lineage::orphan(&me, String::new()),
         };
         Replication {

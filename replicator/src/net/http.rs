@@ -151,11 +151,11 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
     use std::sync::atomic::Ordering;
 
+    use quicksilver_format::Address;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::net::leaving::Leaving;
-    use crate::net::listen::Address;
     use crate::net::node::NodeStatus;
     use crate::net::resp::memory_node::MemoryNode;
 

@@ -1,4 +1,4 @@
-//! Addresses, streams, listeners, and the sockets that systemd hands over.
+//! Streams, listeners, and the sockets that systemd hands over.
 //!
 //! Invariants:
 //! * a Unix socket file is removed only when it is a socket and nobody answers on it;
@@ -8,119 +8,21 @@
 //! [`check_plaintext`] is the one rule about what may be heard over a network, for configured
 //! addresses and handed-over sockets alike.
 
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
-use std::str::FromStr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use quicksilver_format::Address;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// Longest path of a Unix socket: `sockaddr_un` has 108 bytes, one of them the final zero.
-const UNIX_PATH_MAX_BYTES: usize = 107;
 /// Owner and group may connect.
 const UNIX_MODE: u32 = 0o660;
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Where to listen or connect: `host:port`, `[v6]:port` or `unix:PATH`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// TCP.
-    Tcp {
-        /// A name or an IP address, without brackets.
-        host: String,
-        /// The port; 0 lets the kernel choose when listening.
-        port: u16,
-    },
-    /// A Unix socket's path.
-    Unix(PathBuf),
-}
-
-/// A text that is no address.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is no address: {problem}; expected \"host:port\", \"[v6]:port\" or \"unix:PATH\""
-)]
-pub struct AddressError {
-    text: String,
-    problem: &'static str,
-}
-
-impl Address {
-    /// Whether nothing outside this machine can be at the other end.
-    pub fn is_local(&self) -> bool {
-        match self {
-            Address::Unix(_) => true,
-            Address::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            }
-        }
-    }
-}
-
-impl FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let wrong = |problem| AddressError { text: text.to_owned(), problem };
-        if let Some(path) = text.strip_prefix("unix:") {
-            if path.is_empty() || path.contains('\0') {
-                return Err(wrong("the path is empty or holds a zero byte"));
-            }
-            if path.len() > UNIX_PATH_MAX_BYTES {
-                return Err(wrong("the path of a Unix socket has at most 107 bytes"));
-            }
-            return Ok(Address::Unix(PathBuf::from(path)));
-        }
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("there is no port"))?;
-        let port = port.parse().map_err(|_| wrong("the port is no number below 65536"))?;
-        let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-            Some(Some(v6)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
-            Some(_) => return Err(wrong("between the brackets is no IPv6 address")),
-            None if host.contains(':') => return Err(wrong("an IPv6 address needs brackets")),
-            None => host,
-        };
-        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
-            return Err(wrong("there is no host"));
-        }
-        Ok(Address::Tcp { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Address::Tcp { host: address.ip().to_string(), port: address.port() }
-    }
-}
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// A connection.
 #[derive(Debug)]
@@ -439,6 +341,20 @@ impl Sockets {
         self.held.is_empty()
     }
 
+    /// Where a handed-over socket can be reached, for others to be told; none when that is wherever
+    /// this machine has an address.
+    pub fn address(&self, name: SocketName) -> Option<Address> {
+        self.held.iter().filter(|held| held.0 == name).find_map(|(_, socket)| match socket {
+            HandedOver::Tcp(listener) => {
+                listener.local_addr().ok().filter(|a| !a.ip().is_unspecified()).map(Address::from)
+            }
+            HandedOver::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                Some(Address::Unix(address.as_pathname()?.to_owned()))
+            }
+        })
+    }
+
     /// The listeners for one purpose: those handed over under its name (there may be several),
     /// otherwise the configured address, bound now. Needs a runtime.
     pub async fn listeners(
@@ -507,34 +423,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-
-    #[test]
-    fn addresses_round_trip() {
-        for text in ["127.0.0.1:7000", "[::1]:7000", "root.example:0", "unix:/run/qs/client.sock"] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        let long = format!("unix:/{}", "x".repeat(107));
-        for bad in
-            ["", ":1", "host", "host:", "host:65536", "::1:70", "[x]:1", "unix:", "a b:1", &long]
-        {
-            assert!(bad.parse::<Address>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn local_is_loopback_or_unix() {
-        for (text, local) in [
-            ("127.0.0.9:1", true),
-            ("[::1]:1", true),
-            ("localhost:1", true),
-            ("unix:/x", true),
-            ("0.0.0.0:1", false),
-            ("10.0.0.1:1", false),
-            ("root.example:1", false),
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap().is_local(), local, "{text}");
-        }
-    }
 
     #[test]
     fn plain_text_leaves_the_machine_only_where_allowed() {

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quicksilver::Reader;
+use quicksilver::writer::Kind;
+use quicksilver::writer::client::{Command, Connection};
+use quicksilver::writer::reply::Reply;
 use quicksilver_format::limits::{VALUE_HARD_MAX_BYTES, check_key};
 use serde_json::json;
 
-use super::client::{Command, Connection, Reply};
 use super::error::{Error, Exit};
 use super::pairs::{Format, JsonLine, escape, shown};
-use super::target::{self, Kind, Place, first_that_answers};
+use super::target::{Place, ask};
 use super::walk::{Selection, walk};
 use super::{Context, files};
 
@@ -66,13 +68,12 @@ pub(super) fn get(args: GetArgs, context: &mut Context<'_>) -> Result<Exit, Erro
     let key = key_of(args.key)?;
     let value = match context.target.place()? {
         Place::Db(dir) => Reader::open(dir)?.get(&key)?,
-        Place::Servers(addresses) => {
-            let command = Command::new("GET").arg(&key);
-            match first_that_answers(addresses, &command, Kind::Read)? {
+        Place::Servers(mut servers) => {
+            match ask(&mut servers, Command::new("GET").arg(&key), Kind::Read)? {
                 (_, Reply::Bulk(value)) => Some(value),
                 (_, Reply::Nil) => None,
                 (connection, _) => {
-                    return Err(target::unexpected(&connection, "to GET, expected a value").into());
+                    return Err(connection.receiver.unexpected("to GET, expected a value").into());
                 }
             }
         }
@@ -102,7 +103,7 @@ pub(super) fn scan(args: ScanArgs, context: &mut Context<'_>) -> Result<Exit, Er
     let selection = Selection { prefix: &prefix, values: !args.keys_only, limit: args.limit };
     let (json, target) = (context.json, context.target.clone());
     let mut line = Vec::new();
-    walk(&target.place()?, selection, |key, value| {
+    walk(target.place()?, selection, |key, value| {
         line.clear();
         match (json, args.keys_only) {
             (true, true) => JsonLine::of_key(key).append_to(&mut line),
@@ -127,10 +128,9 @@ pub(super) fn set(args: SetArgs, context: &mut Context<'_>) -> Result<Exit, Erro
         (None, None) => return Err(Error::Usage("no value".to_owned())),
     };
     let command = Command::new("SET").arg(&key).arg(&value);
-    let (mut connection, reply) =
-        first_that_answers(context.target.servers()?, &command, Kind::Write)?;
+    let (mut connection, reply) = ask(&mut context.target.servers()?, command, Kind::Write)?;
     if reply != Reply::Simple("OK".to_owned()) {
-        return Err(target::unexpected(&connection, "to SET, expected OK").into());
+        return Err(connection.receiver.unexpected("to SET, expected OK").into());
     }
     report(context, &mut connection, "stored", json!({ "stored": true }))?;
     Ok(Exit::Ok)
@@ -139,10 +139,9 @@ pub(super) fn set(args: SetArgs, context: &mut Context<'_>) -> Result<Exit, Erro
 pub(super) fn del(args: DelArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
     let keys = args.keys.into_iter().map(key_of).collect::<Result<Vec<_>, _>>()?;
     let command = keys.iter().fold(Command::new("DEL"), |command, key| command.arg(key));
-    let (mut connection, reply) =
-        first_that_answers(context.target.servers()?, &command, Kind::Write)?;
+    let (mut connection, reply) = ask(&mut context.target.servers()?, command, Kind::Write)?;
     let Reply::Integer(deleted) = reply else {
-        return Err(target::unexpected(&connection, "to DEL, expected a number").into());
+        return Err(connection.receiver.unexpected("to DEL, expected a number").into());
     };
     let text = match keys.len() {
         1 if deleted == 1 => "deleted".to_owned(),
@@ -161,7 +160,7 @@ fn report(
     text: &str,
     mut json: serde_json::Value,
 ) -> Result<(), Error> {
-    let index = target::index(connection).ok();
+    let index = connection.index().ok();
     if context.json {
         json["index"] = json!(index.map(|index| index.get()));
         return context.print_json(&json);

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use quicksilver::Error as ReadError;
 use quicksilver::build::BuildError;
+use quicksilver::writer::{Error as WriterError, Outcome, ServerCode, ServerError};
 use quicksilver_format::FormatError;
 
-use super::client::{ClientError, ServerCode};
 use crate::config::{ConfigError, InvalidConfig};
 
 /// How the program ends. The numbers are public.
@@ -44,12 +44,12 @@ pub(super) enum Error {
     /// The database of this machine could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A server could not be talked to, or refused.
+    /// The servers did not do it, or may not have.
     #[error(transparent)]
-    Client(#[from] ClientError),
-    /// None of several servers did it.
-    #[error("no server of {} did it:{}", .0.len(), .0.iter().map(|e| format!("\n  {e}")).collect::<String>())]
-    EveryServer(Vec<ClientError>),
+    Servers(#[from] WriterError),
+    /// The server that was chosen did not go on.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {
@@ -115,8 +115,8 @@ impl Error {
             Error::Build(BuildError::Page { .. }) => Exit::Unavailable,
             Error::Build(_) => Exit::Refused,
             Error::Read(e) => of_read(e),
-            Error::Client(e) => of_client(e),
-            Error::EveryServer(errors) => of_all(errors),
+            Error::Servers(e) => of_servers(e),
+            Error::Server(e) => of_server(e),
             Error::Import { source, .. } => source.exit(),
         }
     }
@@ -138,23 +138,30 @@ fn of_read(error: &ReadError) -> Exit {
     }
 }
 
-fn of_client(error: &ClientError) -> Exit {
+fn of_servers(error: &WriterError) -> Exit {
     match error {
-        ClientError::Connect { .. } | ClientError::Lost { .. } => Exit::Unavailable,
-        ClientError::Protocol { .. } => Exit::Unavailable,
-        ClientError::Server { code, .. } => match code {
-            ServerCode::TryAgain | ServerCode::Loading | ServerCode::Unknown => Exit::Unavailable,
-            ServerCode::Corrupt => Exit::Corrupt,
-            ServerCode::ReadOnly | ServerCode::Other => Exit::Refused,
-        },
+        WriterError::Refused(refusal) => of_server(refusal),
+        // As long as one could not be asked, it may be the one.
+        WriterError::Unavailable { failures, .. } => {
+            let mut exits = failures.iter().map(of_server);
+            match exits.next() {
+                Some(first) if exits.all(|exit| exit == first) => first,
+                _ => Exit::Unavailable,
+            }
+        }
+        WriterError::Address(_) | WriterError::NoServer => Exit::Usage,
+        WriterError::Key(_) | WriterError::ValueTooLong { .. } => Exit::Usage,
+        _ => Exit::Unavailable,
     }
 }
 
-/// Refused when every server refused; as long as one could not be asked, it may be the one.
-fn of_all(errors: &[ClientError]) -> Exit {
-    let mut exits = errors.iter().map(of_client);
-    match exits.next() {
-        Some(first) if exits.all(|exit| exit == first) => first,
-        _ => Exit::Unavailable,
+fn of_server(error: &ServerError) -> Exit {
+    match error.outcome() {
+        Outcome::NotDone | Outcome::Open | Outcome::Nonsense => Exit::Unavailable,
+        Outcome::AtTheRoot(_) => Exit::Refused,
+        Outcome::Refused => match error {
+            ServerError::Answered { code: ServerCode::Corrupt, .. } => Exit::Corrupt,
+            _ => Exit::Refused,
+        },
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn run(args: ExportArgs, context: &mut Context<'_>) -> Result<Exit, E
     let selection = Selection { prefix: &prefix, values: true, limit: None };
     let target = context.target.clone();
     let mut line = Vec::new();
-    let walked = walk(&target.place()?, selection, |key, value| {
+    let walked = walk(target.place()?, selection, |key, value| {
         line.clear();
         format.encode(key, value, &mut line);
         context.print(&line)

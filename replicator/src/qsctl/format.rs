@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use clap::{Args, Subcommand};
+use quicksilver::writer::Kind;
+use quicksilver::writer::client::{Command, Connection};
+use quicksilver::writer::reply::Reply;
 use serde::de::DeserializeOwned;
 
 use super::Context;
-use super::client::{Command, Connection, Reply};
 use super::error::{Error, Exit};
 use super::status;
-use super::target::{self, Kind, Place, first_that_answers};
+use super::target::{Place, ask};
 use crate::net::node::{FormatChanged, FormatStatus};
 
 /// Arguments of `format`.
@@ -40,9 +42,8 @@ pub(super) fn run(args: FormatArgs, context: &mut Context<'_>) -> Result<Exit, E
 fn show(context: &mut Context<'_>) -> Result<Exit, Error> {
     let format = match context.target.place()? {
         Place::Db(dir) => of_files(dir)?,
-        Place::Servers(addresses) => {
-            let command = Command::new("QS.FORMAT");
-            let (connection, reply) = first_that_answers(addresses, &command, Kind::Read)?;
+        Place::Servers(mut servers) => {
+            let (connection, reply) = ask(&mut servers, Command::new("QS.FORMAT"), Kind::Read)?;
             parse(&connection, reply)?
         }
     };
@@ -59,15 +60,9 @@ fn of_files(dir: &Path) -> Result<FormatStatus, Error> {
 }
 
 fn finalize(context: &mut Context<'_>) -> Result<Exit, Error> {
-    let servers = context.target.servers()?;
-    if let [_, _, ..] = servers {
-        return Err(Error::Usage(format!(
-            "{} servers: this is about one node's files; name one server at a time",
-            servers.len()
-        )));
-    }
+    let mut server = context.target.one_server()?;
     let command = Command::new("QS.FORMAT").arg("FINALIZE");
-    let (connection, reply) = first_that_answers(servers, &command, Kind::Write)?;
+    let (connection, reply) = ask(&mut server, command, Kind::Write)?;
     let changed: FormatChanged = parse(&connection, reply)?;
     let FormatChanged { finalized, from, format } = changed;
     if context.json {
@@ -85,11 +80,11 @@ fn finalize(context: &mut Context<'_>) -> Result<Exit, Error> {
 }
 
 fn parse<T: DeserializeOwned>(connection: &Connection, reply: Reply) -> Result<T, Error> {
+    let unexpected = |problem: &str| connection.receiver.unexpected(problem);
     let Reply::Bulk(text) = reply else {
-        return Err(target::unexpected(connection, "to QS.FORMAT, expected JSON").into());
+        return Err(unexpected("to QS.FORMAT, expected JSON").into());
     };
-    let parsed = serde_json::from_slice(&text);
-    Ok(parsed.map_err(|e| target::unexpected(connection, &format!("to QS.FORMAT: {e}")))?)
+    Ok(serde_json::from_slice(&text).map_err(|e| unexpected(&format!("to QS.FORMAT: {e}")))?)
 }
 
 fn as_text(status: &FormatStatus) -> String {

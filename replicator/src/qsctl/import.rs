@@ -3,26 +3,32 @@
 //! Invariants:
 //! * a line counts as stored only when the MSET that carried it was acknowledged, and replies come
 //!   in order: the acknowledged lines are always a prefix of the input;
-//! * an MSET is sent once; after an error nothing more is sent;
+//! * after an error nothing more is sent on that connection; what was not acknowledged goes out
+//!   again on the next one, before anything else and in the same order, so that it ends as if it
+//!   had been sent once;
+//! * every connection gets something acknowledged, or is the last;
 //! * what is in flight is bounded in commands and bytes.
 
 use std::collections::VecDeque;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
+use quicksilver::writer::client::{Command, Connection, Receiver};
+use quicksilver::writer::reply::Reply;
+use quicksilver::writer::servers::Servers;
+use quicksilver::writer::{Error as WriterError, Kind, Outcome, ServerError};
+use quicksilver_format::Index;
 use serde_json::json;
 
 use super::Context;
-use super::client::{ClientError, Command, Connection, Receiver, Reply};
 use super::error::{Error, Exit};
 use super::lines::{self, LineArgs, Lines};
-use super::target::{self, Kind, first_that_answers};
-use crate::net::listen::Address;
+use super::target::ask;
 
 /// Bytes of keys and values after which an MSET is sent, however few its pairs.
 const BATCH_BYTES: usize = 1 << 20;
@@ -51,16 +57,17 @@ pub(super) struct ImportArgs {
 
 pub(super) fn run(args: ImportArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
     let started = Instant::now();
-    let addresses = context.target.servers()?;
+    let mut servers = context.target.servers()?;
     let (input, input_bytes) = lines::open(&args.file)?;
     let bar = lines::progress_bar(input_bytes);
-    let (done, result) = import(&args, input, addresses, &bar);
+    let (done, result) = import(&args, input, &mut servers, &bar);
     bar.finish_and_clear();
     let mut connection = result.map_err(|source| Error::Import {
         progress: progress(&args, &done, &source),
         source: Box::new(source),
     })?;
-    let index = target::index(&mut connection)?;
+    // Everything is stored, whether or not the index can be asked for.
+    let index = connection.index().ok();
     let seconds = started.elapsed().as_secs_f64();
     let rate = done.entries as f64 / seconds.max(1e-9);
     if context.json {
@@ -70,15 +77,19 @@ pub(super) fn run(args: ImportArgs, context: &mut Context<'_>) -> Result<Exit, E
             "bytes": done.pair_bytes,
             "seconds": seconds,
             "entries_per_second": rate,
-            "index": index.get(),
+            "index": index.map(Index::get),
         }))?;
     } else {
-        let line = format!(
-            "imported {} entries, {} in {seconds:.1} s ({} entries/s), index {index}\n",
+        let mut line = format!(
+            "imported {} entries, {} in {seconds:.1} s ({} entries/s)",
             HumanCount(done.entries),
             HumanBytes(done.pair_bytes),
             HumanCount(rate as u64),
         );
+        if let Some(index) = index {
+            line += &format!(", index {index}");
+        }
+        line.push('\n');
         context.print(line.as_bytes())?;
     }
     Ok(Exit::Ok)
@@ -93,9 +104,8 @@ fn progress(args: &ImportArgs, done: &Amount, error: &Error) -> String {
     };
     // A bad line stops the reading, and everything that was sent is answered.
     let beyond = match error {
-        Error::Client(ClientError::Lost { .. } | ClientError::Server { .. }) => {
-            "; more may be stored, and going on sends it again"
-        }
+        Error::Servers(WriterError::Unavailable { .. }) if done.entries == 0 => "",
+        Error::Servers(_) | Error::Server(_) => "; more may be stored, and going on sends it again",
         _ => "",
     };
     format!("{acknowledged}{beyond}\nto go on: the same command with --skip {lines}")
@@ -105,56 +115,77 @@ fn progress(args: &ImportArgs, done: &Amount, error: &Error) -> String {
 fn import(
     args: &ImportArgs,
     input: impl Read,
-    addresses: &[Address],
+    servers: &mut Servers,
     bar: &ProgressBar,
 ) -> (Amount, Result<Connection, Error>) {
+    let mut done = Amount::default();
     let lines = Lines::new(&args.file, &args.lines, input).and_then(|mut lines| {
         lines.skip(args.skip)?;
         Ok(lines)
     });
-    let lines = match lines {
-        Ok(lines) => lines,
-        Err(error) => return (Amount::default(), Err(error)),
-    };
-    let mut batches = Batches { lines, max_pairs: args.batch as usize, failed: None };
-    let first = match batches.next() {
-        Some(first) => first,
-        None => {
-            let result = match batches.failed.take() {
-                Some(error) => Err(error),
-                None => first_that_answers(addresses, &Command::new("PING"), Kind::Read)
-                    .map(|(connection, _)| connection),
-            };
-            return (Amount::default(), result);
+    let result = lines.and_then(|lines| {
+        let batches = Batches { lines, max_pairs: args.batch as usize, failed: None };
+        let mut unsent = Unsent { again: VecDeque::new(), batches };
+        send_all(&mut unsent, servers, &mut done, bar)
+    });
+    (done, result)
+}
+
+fn send_all<R: Read>(
+    unsent: &mut Unsent<R>,
+    servers: &mut Servers,
+    done: &mut Amount,
+    bar: &ProgressBar,
+) -> Result<Connection, Error> {
+    loop {
+        let Some(first) = unsent.next() else {
+            unsent.batches.check()?;
+            return Ok(ask(servers, Command::new("PING"), Kind::Read)?.0);
+        };
+        // The first one finds the server that accepts writes.
+        let (mut connection, reply) = ask(servers, first.command.clone(), Kind::Write)?;
+        if !matches!(reply, Reply::Simple(_)) {
+            return Err(connection.receiver.unexpected(NOT_OK).into());
         }
-    };
-    // The first one finds the server that accepts writes.
-    let mut connection = match first_that_answers(addresses, &first.command, Kind::Write) {
-        Ok((connection, Reply::Simple(_))) => connection,
-        Ok((connection, _)) => {
-            let error = target::unexpected(&connection, NOT_OK);
-            return (Amount::default(), Err(error.into()));
+        done.add(first.amount);
+        let flight = Flight::new(*done, bar);
+        let streamed = stream(&mut connection, unsent, &flight);
+        let FlightState { acknowledged, waiting, .. } = flight.end();
+        *done = acknowledged;
+        match streamed {
+            Ok(()) => {
+                unsent.batches.check()?;
+                return Ok(connection);
+            }
+            Err(error) if goes_on(&error) && !servers.deadline().is_zero() => {
+                unsent.put_back(waiting);
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => return (Amount::default(), Err(error)),
-    };
-    let flight = Flight::new(first.amount, bar);
-    let result = stream(&mut connection, &mut batches, &flight);
-    let done = flight.lock().acknowledged;
-    (done, result.map(|()| connection))
+    }
+}
+
+/// Whether sending it again may help. An MSET may be done twice.
+fn goes_on(error: &ServerError) -> bool {
+    match error.outcome() {
+        Outcome::NotDone | Outcome::AtTheRoot(_) | Outcome::Open => true,
+        Outcome::Nonsense | Outcome::Refused => false,
+    }
 }
 
 /// Sends the rest while a second thread takes the replies.
 fn stream<R: Read>(
     connection: &mut Connection,
-    batches: &mut Batches<R>,
+    unsent: &mut Unsent<R>,
     flight: &Flight<'_>,
-) -> Result<(), Error> {
+) -> Result<(), ServerError> {
     let Connection { sender, receiver } = connection;
     let sent = thread::scope(|scope| {
         scope.spawn(|| flight.receive_all(receiver));
         let mut sent = Ok(());
-        for batch in batches.by_ref() {
-            if !flight.take_off(batch.amount) {
+        while let Some(batch) = unsent.next() {
+            if !flight.take_off(&batch) {
+                unsent.put_back([batch]);
                 break;
             }
             sent = sender.send(&batch.command);
@@ -166,13 +197,9 @@ fn stream<R: Read>(
         sent
     });
     // A server's answer explains more than the broken connection that follows it.
-    if let Some(error) = flight.lock().failed.take() {
-        return Err(error.into());
-    }
-    sent?;
-    match batches.failed.take() {
+    match flight.lock().failed.take() {
         Some(error) => Err(error),
-        None => Ok(()),
+        None => sent,
     }
 }
 
@@ -206,10 +233,10 @@ struct Flight<'a> {
 
 #[derive(Debug, Default)]
 struct FlightState {
-    waiting: VecDeque<Amount>,
+    waiting: VecDeque<Arc<Batch>>,
     waiting_bytes: u64,
     acknowledged: Amount,
-    failed: Option<ClientError>,
+    failed: Option<ServerError>,
     ended: bool,
     no_more: bool,
 }
@@ -231,10 +258,16 @@ impl<'a> Flight<'a> {
         waited.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is left when nothing is sent or received any more.
+    fn end(self) -> FlightState {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for room and takes it; `false` when nothing more is to be sent.
-    fn take_off(&self, amount: Amount) -> bool {
+    fn take_off(&self, batch: &Arc<Batch>) -> bool {
+        let pair_bytes = batch.amount.pair_bytes;
         let full = |state: &FlightState| {
-            let bytes = state.waiting_bytes + amount.pair_bytes;
+            let bytes = state.waiting_bytes + pair_bytes;
             state.waiting.len() >= IN_FLIGHT_COMMANDS
                 || (bytes > IN_FLIGHT_BYTES as u64 && !state.waiting.is_empty())
         };
@@ -242,8 +275,8 @@ impl<'a> Flight<'a> {
         if state.ended {
             return false;
         }
-        state.waiting.push_back(amount);
-        state.waiting_bytes += amount.pair_bytes;
+        state.waiting.push_back(Arc::clone(batch));
+        state.waiting_bytes += pair_bytes;
         self.changed.notify_all();
         true
     }
@@ -275,9 +308,9 @@ impl<'a> Flight<'a> {
                 self.changed.notify_all();
                 return;
             }
-            if let Some(amount) = state.waiting.pop_front() {
-                state.waiting_bytes -= amount.pair_bytes;
-                state.acknowledged.add(amount);
+            if let Some(batch) = state.waiting.pop_front() {
+                state.waiting_bytes -= batch.amount.pair_bytes;
+                state.acknowledged.add(batch.amount);
             }
             let acknowledged = state.acknowledged;
             drop(state);
@@ -292,7 +325,28 @@ impl<'a> Flight<'a> {
     }
 }
 
+/// What is still to be sent: first what a lost connection left unanswered.
+struct Unsent<R> {
+    again: VecDeque<Arc<Batch>>,
+    batches: Batches<R>,
+}
+
+impl<R: Read> Unsent<R> {
+    fn next(&mut self) -> Option<Arc<Batch>> {
+        self.again.pop_front().or_else(|| self.batches.next().map(Arc::new))
+    }
+
+    /// In their order, before everything else.
+    fn put_back<I>(&mut self, batches: I)
+    where
+        I: IntoIterator<Item = Arc<Batch>, IntoIter: DoubleEndedIterator>,
+    {
+        batches.into_iter().rev().for_each(|batch| self.again.push_front(batch));
+    }
+}
+
 /// One MSET and what it carries.
+#[derive(Debug)]
 struct Batch {
     command: Command,
     amount: Amount,
@@ -303,6 +357,13 @@ struct Batches<R> {
     lines: Lines<R>,
     max_pairs: usize,
     failed: Option<Error>,
+}
+
+impl<R> Batches<R> {
+    /// The bad line, if one has ended it.
+    fn check(&mut self) -> Result<(), Error> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
 }
 
 impl<R: Read> Iterator for Batches<R> {

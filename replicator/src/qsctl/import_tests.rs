@@ -2,9 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::time::Duration;
+
+use quicksilver::writer::fake::{Fake, Request};
+use quicksilver_format::Address;
+
 use super::*;
-use crate::qsctl::fake::{Fake, Request};
 use crate::qsctl::lines::FormatArg;
+
+const SOON: Duration = Duration::from_secs(20);
 
 fn args(batch: u32, skip: u64) -> ImportArgs {
     ImportArgs {
@@ -19,8 +25,19 @@ fn lines(n: usize) -> String {
     (1..=n).map(|n| format!("k{n}\tv{n}\n")).collect()
 }
 
+/// Tries each once.
 fn imported(args: &ImportArgs, input: &str, addresses: &[Address]) -> (Amount, Result<(), Error>) {
-    let (amount, result) = import(args, input.as_bytes(), addresses, &ProgressBar::hidden());
+    imported_within(Duration::ZERO, args, input, addresses)
+}
+
+fn imported_within(
+    deadline: Duration,
+    args: &ImportArgs,
+    input: &str,
+    addresses: &[Address],
+) -> (Amount, Result<(), Error>) {
+    let mut servers = Servers::new(addresses.to_vec(), deadline).unwrap();
+    let (amount, result) = import(args, input.as_bytes(), &mut servers, &ProgressBar::hidden());
     (amount, result.map(drop))
 }
 
@@ -118,23 +135,68 @@ fn the_server_that_accepts_writes_is_found() {
     result.unwrap();
     assert_eq!((amount.entries, keys(&root.seen.lock().unwrap()).len()), (30, 30));
 
-    let (_, result) = imported(&args(10, 0), &lines(1), &all[1..2]);
-    let error = result.unwrap_err();
-    assert_eq!(error.exit(), Exit::Refused);
-    assert!(error.to_string().contains("root at root:1"), "{error}");
     let (_, result) = imported(&args(10, 0), &lines(1), &all[..2]);
     let error = result.unwrap_err();
     assert_eq!(error.exit(), Exit::Unavailable);
     assert!(error.to_string().contains("127.0.0.1:1") && error.to_string().contains("root:1"));
+    let orphan = Fake::start(|_, _| Some("-READONLY this node knows no root\r\n".to_owned()));
+    let (_, result) = imported(&args(10, 0), &lines(1), std::slice::from_ref(&orphan.address));
+    assert_eq!(result.unwrap_err().exit(), Exit::Refused);
+}
+
+/// Each connection ends after some commands, in one of the ways in which a process can end: what was
+/// not acknowledged comes again, in order, so that the last one of a key stays the last.
+#[test]
+fn a_server_that_restarts_again_and_again_gets_everything() {
+    for goodbye in [None, Some("-TRYAGAIN the node is shutting down\r\n")] {
+        let fake = Fake::start(move |number, _| match number {
+            0..5 => Some("+OK\r\n".to_owned()),
+            5 => goodbye.map(str::to_owned),
+            _ => None,
+        });
+        let addresses = std::slice::from_ref(&fake.address);
+        let (amount, result) = imported_within(SOON, &args(10, 0), &lines(1000), addresses);
+        result.unwrap();
+        assert_eq!((amount.entries, amount.lines), (1000, 1000));
+        assert_eq!(amount.input_bytes, lines(1000).len() as u64);
+        assert_eq!(fake.connections(), 20);
+        // Without what came twice it is the input.
+        let seen = fake.seen.lock().unwrap();
+        let mut next = 1;
+        for key in keys(&seen) {
+            let number: usize = key[1..].parse().unwrap();
+            assert!(number <= next, "k{next} is missing before {key}");
+            next = next.max(number + 1);
+        }
+        assert_eq!(next, 1001);
+    }
 }
 
 #[test]
-fn a_first_batch_whose_fate_is_unknown_is_not_sent_elsewhere() {
+fn a_refusal_after_a_restart_is_final() {
+    let fake = Fake::start(|number, command| match (number, &command[1][..]) {
+        (_, b"k71") => Some("-ERR value of 9 bytes\r\n".to_owned()),
+        (0..5, _) => Some("+OK\r\n".to_owned()),
+        _ => None,
+    });
+    let addresses = std::slice::from_ref(&fake.address);
+    let (amount, result) = imported_within(SOON, &args(10, 0), &lines(1000), addresses);
+    assert_eq!(amount.entries, 70);
+    assert_eq!(result.unwrap_err().exit(), Exit::Refused);
+}
+
+#[test]
+fn a_first_batch_whose_fate_is_unknown_may_be_sent_elsewhere() {
     let lost = Fake::start(|_, _| None);
     let other = Fake::start(|_, _| Some("+OK\r\n".to_owned()));
     let all = [lost.address.clone(), other.address.clone()];
     let (amount, result) = imported(&args(10, 0), &lines(30), &all);
+    result.unwrap();
+    assert_eq!(amount.entries, 30);
+    assert_eq!(keys(&other.seen.lock().unwrap()).len(), 30);
+    let (amount, result) = imported(&args(10, 0), &lines(30), &all[..1]);
     assert_eq!(amount, Amount::default());
-    assert_eq!(result.unwrap_err().exit(), Exit::Unavailable);
-    assert!(other.seen.lock().unwrap().is_empty());
+    let error = result.unwrap_err();
+    assert_eq!(error.exit(), Exit::Unavailable);
+    assert!(progress(&args(10, 0), &amount, &error).contains("more may be stored"));
 }

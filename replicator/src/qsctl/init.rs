@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use quicksilver_format::limits::NAME_MAX_BYTES;
-use quicksilver_format::{DbId, NodeId};
+use quicksilver_format::{Address, DbId, NodeId};
 use serde_json::json;
 
 use super::error::{Error, Exit};
 use super::{Context, files, target};
 use crate::config::{Config, Role};
-use crate::net::listen::Address;
 
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 

@@ -1,7 +1,7 @@
 //! `qsctl`, the operator's tool: reads a database's files, and talks to replicators' client
 //! sockets.
 //!
-//! * `target`, `client`: which database or server, and how to talk to it.
+//! * `target`: which database or server; talking to servers is `quicksilver::writer`'s business.
 //! * `pairs`, `lines`: pairs as lines of text; `walk`: all pairs of a database, in short transactions.
 //! * one file for each command, or each few.
 //!
@@ -10,11 +10,8 @@
 
 mod access;
 mod build;
-mod client;
 mod error;
 mod export;
-#[cfg(test)]
-mod fake;
 mod files;
 mod format;
 mod import;
@@ -65,6 +62,10 @@ struct Cli {
         value_delimiter = ','
     )]
     server: Vec<String>,
+    /// How long to try, when servers cannot be reached, restart, or have no leader: each of them in
+    /// turn, again and again. 0 tries each once.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    deadline: u64,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -166,7 +167,7 @@ pub fn main() -> ExitCode {
     let mut out = BufWriter::with_capacity(OUTPUT_BYTES, stdout.lock());
     let ended =
         Cli::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string())).and_then(|cli| {
-            let target = Target::new(cli.db, &cli.server, &matches)?;
+            let target = Target::new(cli.db, &cli.server, cli.deadline, &matches)?;
             let mut context = Context { target, json: cli.json, tty, out: &mut out };
             let exit = run(cli.command, &mut context)?;
             context.flush()?;
@@ -214,7 +215,7 @@ mod tests {
         let matches = Cli::command().try_get_matches_from([&["qsctl"], line].concat()).unwrap();
         let cli = Cli::from_arg_matches(&matches).unwrap();
         let mut out = Vec::new();
-        let ended = Target::new(cli.db, &cli.server, &matches).and_then(|target| {
+        let ended = Target::new(cli.db, &cli.server, cli.deadline, &matches).and_then(|target| {
             let mut context = Context { target, json: cli.json, tty: false, out: &mut out };
             run(cli.command, &mut context)
         });
@@ -303,7 +304,10 @@ mod tests {
             (&["format", "finalize", "--db", dir], Exit::Usage),
             (&["format", "finalize", "--server", "a:1,b:1"], Exit::Usage),
             (&["get", "a", "--db", "/nowhere/at/all"], Exit::Unavailable),
-            (&["get", "a", "--server", "127.0.0.1:1,unix:/nowhere"], Exit::Unavailable),
+            (
+                &["get", "a", "--server", "127.0.0.1:1,unix:/nowhere", "--deadline", "0"],
+                Exit::Unavailable,
+            ),
             (&["import", "/nowhere/at/all", "--server", "127.0.0.1:1"], Exit::Usage),
         ] {
             let (ended, out) = qsctl(line);
@@ -314,13 +318,17 @@ mod tests {
 
     #[test]
     fn commands_over_a_socket() {
-        use fake::{Fake, bulk};
+        use quicksilver::writer::fake::{Fake, bulk};
         let relay = Fake::start(|_, command| {
             Some(match &command[0][..] {
                 b"GET" => bulk(b"old"),
                 _ => "-READONLY this node is a relay; write to the root at root:1\r\n".to_owned(),
             })
         });
+        let orphan = Fake::start(|_, _| {
+            Some("-READONLY this node is a relay and knows no root\r\n".to_owned())
+        });
+        let orphan = orphan.address.to_string();
         let root = Fake::start(|_, command| {
             Some(match &command[0][..] {
                 b"SET" => "+OK\r\n".to_owned(),
@@ -351,7 +359,8 @@ mod tests {
             (&["get", "k", "--server", &root], Exit::NoSuchKey, ""),
             (&["get", "rotten", "--server", &root], Exit::Corrupt, ""),
             (&["set", "k", "-v", "--server", &both], Exit::Ok, "stored, index 42\n"),
-            (&["set", "k", "v", "--server", &relay], Exit::Refused, ""),
+            (&["set", "k", "v", "--server", &relay, "--deadline", "0"], Exit::Unavailable, ""),
+            (&["set", "k", "v", "--server", &orphan, "--deadline", "0"], Exit::Refused, ""),
             (&["del", "a", "b", "--server", &both], Exit::Ok, "1 of 2 deleted, index 42\n"),
             (
                 &["format", "finalize", "--server", &root],

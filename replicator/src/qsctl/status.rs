@@ -6,29 +6,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use indicatif::{HumanBytes, HumanCount};
 use quicksilver::Reader;
+use quicksilver::writer::Kind;
+use quicksilver::writer::client::Command;
+use quicksilver::writer::reply::Reply;
 use quicksilver_format::status::NodeState;
 
 use super::Context;
-use super::client::{Command, Reply};
 use super::error::{Error, Exit};
-use super::target::{self, Kind, Place, first_that_answers};
+use super::target::{Place, ask};
 use crate::net::node::{NodeStatus, ReadersStatus};
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
     let status = match context.target.place()? {
         Place::Db(dir) => of_files(dir)?,
-        Place::Servers(addresses) => {
-            let (connection, reply) =
-                first_that_answers(addresses, &Command::new("QS.STATUS"), Kind::Read)?;
+        Place::Servers(mut servers) => {
+            let (connection, reply) = ask(&mut servers, Command::new("QS.STATUS"), Kind::Read)?;
+            let unexpected = |problem: &str| connection.receiver.unexpected(problem);
             let Reply::Bulk(text) = reply else {
-                return Err(target::unexpected(&connection, "to QS.STATUS, expected JSON").into());
+                return Err(unexpected("to QS.STATUS, expected JSON").into());
             };
-            serde_json::from_slice(&text).map_err(|e| {
-                target::unexpected(
-                    &connection,
-                    &format!("to QS.STATUS: {e}; is it another release?"),
-                )
-            })?
+            serde_json::from_slice(&text)
+                .map_err(|e| unexpected(&format!("to QS.STATUS: {e}; is it another release?")))?
         }
     };
     if matches!(context.target.place()?, Place::Db(_)) && is_gone(status.pid) {

@@ -1,15 +1,18 @@
 //! What a command is about: a database of this machine, or servers.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use quicksilver::Reader;
-use quicksilver_format::Index;
+use quicksilver::writer::Kind;
+use quicksilver::writer::client::{Command, Connection};
+use quicksilver::writer::reply::Reply;
+use quicksilver::writer::servers::Servers;
+use quicksilver_format::Address;
 
-use super::client::{ClientError, Command, Connection, Reply, ServerCode};
 use super::error::Error;
-use crate::net::listen::Address;
 
 /// Where databases live unless configured otherwise.
 pub(super) const DATABASES: &str = "/var/lib/quicksilver";
@@ -19,6 +22,7 @@ pub(super) const DATABASES: &str = "/var/lib/quicksilver";
 pub(super) struct Target {
     db: Option<PathBuf>,
     servers: Vec<Address>,
+    deadline: Duration,
     typed: Typed,
 }
 
@@ -37,16 +41,7 @@ pub(super) enum Place<'a> {
     /// The environment of this machine.
     Db(&'a Path),
     /// Client sockets.
-    Servers(&'a [Address]),
-}
-
-/// When the next address may be tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// After anything but a clear answer.
-    Read,
-    /// Only when the command has certainly not taken effect.
-    Write,
+    Servers(Box<Servers>),
 }
 
 impl Target {
@@ -54,6 +49,7 @@ impl Target {
     pub(super) fn new(
         db: Option<PathBuf>,
         servers: &[String],
+        deadline_seconds: u64,
         matches: &ArgMatches,
     ) -> Result<Self, Error> {
         let typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
@@ -73,14 +69,15 @@ impl Target {
             .map(|text| text.parse().map_err(|e| Error::Usage(format!("--server: {e}"))))
             .collect::<Result<_, _>>()?;
         let db = db.filter(|db| !db.as_os_str().is_empty()).map(directory);
-        Ok(Target { db, servers, typed })
+        let deadline = Duration::from_secs(deadline_seconds);
+        Ok(Target { db, servers, deadline, typed })
     }
 
     /// Whom a command that reads asks.
     pub(super) fn place(&self) -> Result<Place<'_>, Error> {
         match &self.db {
             Some(db) if self.typed != Typed::Servers => Ok(Place::Db(db)),
-            _ if !self.servers.is_empty() => Ok(Place::Servers(&self.servers)),
+            _ if !self.servers.is_empty() => Ok(Place::Servers(Box::new(self.servers()?))),
             _ => Err(Error::Usage(
                 "which database? pass --db NAME|DIR or --server ADDRESS, or set QS_DB or QS_SERVER"
                     .to_owned(),
@@ -89,7 +86,7 @@ impl Target {
     }
 
     /// The servers, for a command that needs one.
-    pub(super) fn servers(&self) -> Result<&[Address], Error> {
+    pub(super) fn servers(&self) -> Result<Servers, Error> {
         if self.servers.is_empty() || self.typed == Typed::Db {
             return Err(Error::Usage(
                 "which server? this command goes through one: pass --server HOST:PORT or \
@@ -97,7 +94,18 @@ impl Target {
                     .to_owned(),
             ));
         }
-        Ok(&self.servers)
+        Ok(Servers::new(self.servers.clone(), self.deadline)?)
+    }
+
+    /// The server, for a command that is about one node and no other.
+    pub(super) fn one_server(&self) -> Result<Servers, Error> {
+        let servers = self.servers()?;
+        match self.servers.len() {
+            1 => Ok(servers),
+            several => Err(Error::Usage(format!(
+                "{several} servers: this is about one node's files; name one server at a time"
+            ))),
+        }
     }
 
     /// The directory, for a command that needs the environment itself.
@@ -126,58 +134,15 @@ fn directory(db: PathBuf) -> PathBuf {
     if is_name { Path::new(DATABASES).join(db) } else { db }
 }
 
-/// Sends a command to each address in turn until one does it; the connection stays for more.
-pub(super) fn first_that_answers(
-    addresses: &[Address],
-    command: &Command,
+/// Has one of the servers do a command; the connection stays for more.
+pub(super) fn ask(
+    servers: &mut Servers,
+    command: Command,
     kind: Kind,
 ) -> Result<(Connection, Reply), Error> {
-    let mut failures: Vec<ClientError> = Vec::new();
-    for address in addresses {
-        let answered = Connection::open(address)
-            .and_then(|mut connection| connection.call(command).map(|reply| (connection, reply)));
-        match answered {
-            Ok(answered) => return Ok(answered),
-            Err(error) if may_ask_another(&error, kind) => failures.push(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if failures.len() > 1 {
-        return Err(Error::EveryServer(failures));
-    }
-    match failures.pop() {
-        Some(only) => Err(only.into()),
-        None => Err(Error::Usage("no server to ask: pass --server, or set QS_SERVER".to_owned())),
-    }
-}
-
-fn may_ask_another(error: &ClientError, kind: Kind) -> bool {
-    match error {
-        ClientError::Connect { .. } => true,
-        ClientError::Lost { .. } | ClientError::Protocol { .. } => kind == Kind::Read,
-        ClientError::Server { code, .. } => {
-            matches!(code, ServerCode::ReadOnly | ServerCode::TryAgain | ServerCode::Loading)
-        }
-    }
-}
-
-/// The last index applied at the other end of a connection.
-pub(super) fn index(connection: &mut Connection) -> Result<Index, Error> {
-    let reply = connection.call(&Command::new("QS.INDEX"))?;
-    let number = match &reply {
-        Reply::Integer(number) => u64::try_from(*number).ok(),
-        Reply::Bulk(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
-        _ => None,
-    };
-    match number {
-        Some(number) => Ok(Index::new(number)),
-        None => Err(unexpected(connection, "to QS.INDEX, expected a number").into()),
-    }
-}
-
-/// The error for a reply that does not answer the command.
-pub(super) fn unexpected(connection: &Connection, problem: &str) -> ClientError {
-    connection.receiver.unexpected(problem)
+    let (connection, mut replies) = servers.call(&[command], kind)?;
+    // One for each command.
+    Ok((connection, replies.pop().unwrap_or(Reply::Nil)))
 }
 
 #[cfg(test)]
@@ -187,7 +152,12 @@ mod tests {
     #[test]
     fn the_command_line_wins_over_the_environment() {
         let servers = vec![Address::Unix("/s".into())];
-        let target = |typed| Target { db: Some("/d".into()), servers: servers.clone(), typed };
+        let target = |typed| Target {
+            db: Some("/d".into()),
+            servers: servers.clone(),
+            deadline: Duration::ZERO,
+            typed,
+        };
         assert!(matches!(target(Typed::Neither).place(), Ok(Place::Db(_))));
         assert!(target(Typed::Neither).servers().is_ok() && target(Typed::Neither).db().is_ok());
         assert!(matches!(target(Typed::Db).place(), Ok(Place::Db(_))));

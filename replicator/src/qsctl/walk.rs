@@ -7,12 +7,14 @@
 use std::ops::{Bound, ControlFlow};
 
 use quicksilver::Reader;
+use quicksilver::writer::client::{Command, Connection};
+use quicksilver::writer::reply::Reply;
+use quicksilver::writer::servers::Servers;
+use quicksilver::writer::{Kind, ServerCode, ServerError};
 use quicksilver_format::Index;
 
-use super::client::{ClientError, Command, Connection, Reply, ServerCode};
 use super::error::Error;
-use super::target::{self, Kind, Place, first_that_answers};
-use crate::net::listen::Address;
+use super::target::{Place, ask};
 
 /// Most keys read from one snapshot.
 const SLICE_KEYS: usize = 10_000;
@@ -43,7 +45,7 @@ pub(super) struct Walked {
 
 /// Calls `visit` with every selected pair, in key order.
 pub(super) fn walk(
-    place: &Place<'_>,
+    place: Place<'_>,
     selection: Selection<'_>,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
 ) -> Result<Walked, Error> {
@@ -59,8 +61,8 @@ pub(super) fn walk(
         Place::Db(dir) if selection.limit != Some(0) => {
             walk_reader(&Reader::open(dir)?, selection, SLICE_KEYS, &mut counted)?
         }
-        Place::Servers(addresses) if selection.limit != Some(0) => {
-            walk_server(addresses, selection, &mut counted)?
+        Place::Servers(mut servers) if selection.limit != Some(0) => {
+            walk_server(&mut servers, selection, &mut counted)?
         }
         _ => (Index::ZERO, Index::ZERO),
     };
@@ -132,22 +134,22 @@ fn read_slice(
 }
 
 fn walk_server(
-    addresses: &[Address],
+    servers: &mut Servers,
     selection: Selection<'_>,
     visit: &mut Visit<'_>,
 ) -> Result<(Index, Index), Error> {
     // The index is asked for before the keys: when it is the same at the end, nothing changed.
     let scan = scan_command(b"0", selection);
-    let (mut connection, _) = first_that_answers(addresses, &scan, Kind::Read)?;
-    let begin = target::index(&mut connection)?;
-    let reply = connection.call(&scan)?;
+    let (mut connection, _) = ask(servers, scan.clone(), Kind::Read)?;
+    let begin = connection.index()?;
+    let reply = connection.one(&scan)?;
     let (mut cursor, mut keys) = scan_reply(&connection, reply)?;
     loop {
         if visit_keys(&mut connection, &keys, selection.values, visit)?.is_break() || cursor == b"0"
         {
-            return Ok((begin, target::index(&mut connection)?));
+            return Ok((begin, connection.index()?));
         }
-        let reply = connection.call(&scan_command(&cursor, selection))?;
+        let reply = connection.one(&scan_command(&cursor, selection))?;
         (cursor, keys) = scan_reply(&connection, reply)?;
     }
 }
@@ -178,7 +180,7 @@ fn pattern(prefix: &[u8]) -> Vec<u8> {
 type ScanStep = (Vec<u8>, Vec<Vec<u8>>);
 
 fn scan_reply(connection: &Connection, reply: Reply) -> Result<ScanStep, Error> {
-    let wrong = || target::unexpected(connection, "to SCAN, expected a cursor and keys");
+    let wrong = || connection.receiver.unexpected("to SCAN, expected a cursor and keys");
     let Reply::Array(parts) = reply else { return Err(wrong().into()) };
     let Ok([Reply::Bulk(cursor), Reply::Array(keys)]) = <[Reply; 2]>::try_from(parts) else {
         return Err(wrong().into());
@@ -220,7 +222,7 @@ fn visit_keys(
                 rest = later;
             }
             // The values together may be more than the server puts into one reply.
-            Err(Error::Client(ClientError::Server { code: ServerCode::Other, .. }))
+            Err(Error::Server(ServerError::Answered { code: ServerCode::Other, .. }))
                 if now.len() > 1 =>
             {
                 step = now.len() / 2;
@@ -234,9 +236,9 @@ fn visit_keys(
 fn multi_get(connection: &mut Connection, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, Error> {
     let command = keys.iter().fold(Command::new("MGET"), |command, key| command.arg(key));
     let wrong = |connection: &Connection| {
-        Error::from(target::unexpected(connection, "to MGET, expected one value per key"))
+        Error::from(connection.receiver.unexpected("to MGET, expected one value per key"))
     };
-    match connection.call(&command)? {
+    match connection.one(&command)? {
         Reply::Array(found) if found.len() == keys.len() => found
             .into_iter()
             .map(|reply| match reply {
@@ -252,10 +254,12 @@ fn multi_get(connection: &mut Connection, keys: &[Vec<u8>]) -> Result<Vec<Option
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-    use super::*;
-    use crate::qsctl::fake::{Fake, bulk};
+    use std::time::Duration;
 
-    fn keys_of(place: &Place<'_>, prefix: &[u8], limit: Option<u64>) -> Vec<String> {
+    use super::*;
+    use quicksilver::writer::fake::{Fake, bulk};
+
+    fn keys_of(place: Place<'_>, prefix: &[u8], limit: Option<u64>) -> Vec<String> {
         let mut keys = Vec::new();
         let selection = Selection { prefix, values: true, limit };
         let walked = walk(place, selection, |key, value| {
@@ -285,10 +289,10 @@ mod tests {
             assert_eq!(found, all, "slices of {slice_keys}");
         }
         drop(reader);
-        let place = Place::Db(db.path());
-        assert_eq!(keys_of(&place, b"k/", Some(3)), all[..3]);
-        assert_eq!(keys_of(&place, b"", Some(0)), Vec::<String>::new());
-        assert_eq!(keys_of(&place, b"nothing", None), Vec::<String>::new());
+        let place = || Place::Db(db.path());
+        assert_eq!(keys_of(place(), b"k/", Some(3)), all[..3]);
+        assert_eq!(keys_of(place(), b"", Some(0)), Vec::<String>::new());
+        assert_eq!(keys_of(place(), b"nothing", None), Vec::<String>::new());
     }
 
     #[test]
@@ -318,8 +322,11 @@ mod tests {
             };
             Some(reply)
         });
-        let addresses = [fake.address.clone()];
-        assert_eq!(keys_of(&Place::Servers(&addresses), b"a*b", None), ["a*b1", "a*b2", "a*b3"]);
-        assert_eq!(keys_of(&Place::Servers(&addresses), b"a*b", Some(1)), ["a*b1"]);
+        let place = || {
+            let servers = Servers::new(vec![fake.address.clone()], Duration::ZERO);
+            Place::Servers(Box::new(servers.unwrap()))
+        };
+        assert_eq!(keys_of(place(), b"a*b", None), ["a*b1", "a*b2", "a*b3"]);
+        assert_eq!(keys_of(place(), b"a*b", Some(1)), ["a*b1"]);
     }
 }

@@ -124,6 +124,6 @@ pub enum WriteError {
     #[error("outcome unknown: {0}; read the key back before writing it again")]
     Unknown(String),
     /// The node is leaving; nothing of it was stored.
-    #[error("the node is shutting down; send it again")]
+    #[error("the node is shutting down; connect anew and send it again")]
     ShuttingDown,
 }

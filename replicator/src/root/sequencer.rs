@@ -177,7 +177,10 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             Order::RaiseFormat(asker) => self.format_askers.push(asker),
             Order::Hurry if self.pace == Pace::Windows => self.pace = Pace::Hurry,
             Order::Hurry => {}
-            Order::Finish => self.pace = Pace::Finish,
+            Order::Finish => {
+                self.submissions.close();
+                self.pace = Pace::Finish;
+            }
         }
     }
 

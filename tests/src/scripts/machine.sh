@@ -2,13 +2,13 @@
 # A machine of its own on this one: systemd as PID 1 of its own PID, mount, network, cgroup, IPC and
 # UTS namespaces, over what is installed here. What it writes to /etc, /usr and /var lands below DIR.
 #
-#   machine.sh DIR
+#   machine.sh DIR NAME
 #
 # DIR/init holds the number that its PID 1 has out here; DIR/booted appears when systemctl can be
 # used. It runs until this process is told to end.
 set -euo pipefail
 
-dir=$1
+dir=$1 name=$2
 
 if [[ -z ${INSIDE:-} ]]; then
     # A cgroup of its own, or the manager would move every process of the root one.
@@ -28,7 +28,7 @@ if [[ -z ${INSIDE:-} ]]; then
     trap 'kill -KILL "$machine"' TERM INT
     (
         echo "$BASHPID" >"$cgroup/cgroup.procs"
-        INSIDE=1 exec unshare -mpfnCiu --kill-child --mount-proc "$0" "$dir"
+        INSIDE=1 exec unshare -mpfnCiu --kill-child --mount-proc "$0" "$dir" "$name"
     ) &
     machine=$!
     until init=$(pgrep -P "$machine" -x systemd); do
@@ -51,6 +51,7 @@ mount -t tmpfs -o mode=755 run /run
 # Only the units that are put there.
 mount -t tmpfs -o mode=755 units /etc/systemd/system
 ip link set lo up
+echo "$name" >/etc/hostname
 mkdir -p /run/systemd/system /run/units
 cp /lib/systemd/system/{exit.target,systemd-exit.service} /run/units/
 for target in default basic sysinit sockets multi-user network-online shutdown umount final; do

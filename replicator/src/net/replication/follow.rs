@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use quicksilver_format::{Heartbeat, Index, NodeId};
+use quicksilver_format::{Address, Heartbeat, Index, NodeId};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::{
     ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
@@ -27,7 +27,7 @@ use super::connection::{Connection, Moved};
 use super::feed::{Epoch, Feed, PushError};
 use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking};
 use crate::net::heavy;
-use crate::net::listen::{Address, Stream};
+use crate::net::listen::Stream;
 
 /// An upstream whose socket took nothing for so long is given up.
 const STALL: Duration = Duration::from_secs(120);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quicksilver_format::meta::Identity;
 use quicksilver_format::{
-    Batch, BatchBuilder, ControlRecord, DbId, Entry, Heartbeat, HistoryId, Index, NodeId, Position,
-    ProcessId,
+    Address, Batch, BatchBuilder, ControlRecord, DbId, Entry, Heartbeat, HistoryId, Index, NodeId,
+    Position, ProcessId,
 };
 use quicksilver_protocol::{Deadlines, Lineage, LogFact, SourceEnd};
 use tokio::io::DuplexStream;
@@ -20,7 +20,6 @@ use tokio::time::{sleep, timeout};
 
 use super::feed::FeedState;
 use super::*;
-use crate::net::listen::Address;
 
 pub(super) const DB: DbId = DbId::from_bytes([0xdb; 16]);
 const PATIENCE: Duration = Duration::from_secs(20);

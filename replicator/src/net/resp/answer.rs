@@ -90,7 +90,7 @@ fn count(answers: &[OpAnswer], counts: fn(&OpAnswer) -> bool) -> usize {
 }
 
 fn mismatch() -> Reply {
-    Reply::error("internal error: the answer does not fit the question")
+    Reply::error("internal error: the answer does not fit the question; report it")
 }
 
 /// The reply to a transaction that was not done, or is not known to be.

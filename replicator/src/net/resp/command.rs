@@ -240,7 +240,8 @@ fn set(name: &Bytes, value: &Bytes, when: SetWhen, max_value_bytes: usize) -> Re
     if value.len() > max_value_bytes {
         let bytes = value.len();
         return Err(format!(
-            "ERR value of {bytes} bytes: a value has at most {max_value_bytes} bytes"
+            "ERR value of {bytes} bytes: a value has at most {max_value_bytes} bytes; split it, or \
+             raise limits.max_value_bytes"
         ));
     }
     Ok(TxOp::Set { key, value: value.clone(), when })

@@ -239,12 +239,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     async fn close(&mut self, end: End, peer: &str) -> io::Result<()> {
         let refusal = match end {
             End::Done => None,
-            End::Protocol(error) => Some(error.to_string()),
-            End::OutOfBudget(refusal) => Some(format!("{refusal}; try again")),
+            End::Protocol(error) => Some(format!("ERR {error}")),
+            End::OutOfBudget(refusal) => Some(format!("TRYAGAIN {refusal}; try again")),
         };
         if let Some(error) = &refusal {
             tracing::warn!(peer, error, "client connection closed");
-            self.output.push(Reply::error(error), self.session.protocol());
+            self.output.push(Reply::Error(error.clone()), self.session.protocol());
         }
         self.forget();
         self.output.settle().await?;

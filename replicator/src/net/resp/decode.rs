@@ -46,7 +46,7 @@ pub enum ProtocolError {
     #[error("Protocol error: invalid bulk length")]
     BadLength,
     /// Too many arguments.
-    #[error("Protocol error: request of {0} arguments: at most {MAX_ARGUMENTS}")]
+    #[error("Protocol error: request of {0} arguments: at most {MAX_ARGUMENTS}; split it")]
     TooManyArguments(u64),
     /// An argument is too long.
     #[error(
@@ -59,7 +59,9 @@ pub enum ProtocolError {
         max_bytes: usize,
     },
     /// All arguments together are too long.
-    #[error("Protocol error: request of more than {max_bytes} bytes (batch.max_bytes)")]
+    #[error(
+        "Protocol error: request of more than {max_bytes} bytes; split it, or raise batch.max_bytes"
+    )]
     RequestTooLong {
         /// Most.
         max_bytes: usize,

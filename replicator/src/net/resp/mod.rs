@@ -206,6 +206,7 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut door: Door) {
 async fn refuse(mut stream: Stream) {
     tracing::warn!(peer = stream.peer(), "client refused: limits.max_clients is reached");
     // A fresh socket's buffer has room for a line; if not, the client has lost only the reason.
+    // The words are those of Redis: clients know them.
     let line = b"-ERR max number of clients reached\r\n";
     let _ = timeout(REFUSAL_DEADLINE, stream.write_all(line)).await;
 }

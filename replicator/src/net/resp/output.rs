@@ -87,7 +87,8 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 
     /// The next reply.
     pub(super) fn push(&mut self, reply: Reply, protocol: Protocol) {
-        let reply = self.admit(reply, |refusal| Reply::error(format_args!("{refusal}; try again")));
+        let reply =
+            self.admit(reply, |refusal| Reply::Error(format!("TRYAGAIN {refusal}; try again")));
         if self.waiting.is_empty() {
             self.encode(&reply, protocol);
         } else {

@@ -267,7 +267,11 @@ impl Session {
             protocol = match &version[..] {
                 b"2" => Protocol::Resp2,
                 b"3" => Protocol::Resp3,
-                _ => return Reply::Error("NOPROTO unsupported protocol version".to_owned()),
+                _ => {
+                    return Reply::Error(
+                        "NOPROTO unsupported protocol version; it is 2 or 3".to_owned(),
+                    );
+                }
             };
             rest = after;
         }
@@ -301,7 +305,7 @@ impl Session {
         };
         if self.service.node.writes().is_none() {
             return Err(Reply::error(
-                "WAIT asks about this connection's writes, and a relay has none",
+                "WAIT asks about this connection's writes, and a relay has none; ask the root",
             ));
         }
         let replicas = number(replicas).ok_or_else(not_a_number)?;
@@ -328,7 +332,7 @@ impl Queued {
         if ops > max_ops || bytes > max_bytes {
             return Err(format!(
                 "ERR transaction of {ops} steps and {bytes} bytes: at most {max_ops} steps and \
-                 {max_bytes} bytes"
+                 {max_bytes} bytes; split it"
             ));
         }
         (self.ops, self.bytes) = (ops, bytes);
@@ -410,7 +414,7 @@ impl Service {
             Verb::DbSize => Reply::count(self.node.key_count()),
             Verb::QsLog => self.log(rest),
             Verb::Scan => self.scan(rest).unwrap_or_else(|reply| reply),
-            _ => Reply::error("internal error: a command without an answer"),
+            _ => Reply::error("internal error: a command without an answer; report it"),
         }
     }
 
@@ -447,7 +451,7 @@ impl Service {
         let [cursor, options @ ..] = arguments else {
             return Err(Reply::Error(SYNTAX_ERROR.to_owned()));
         };
-        let cursor = number(cursor).ok_or_else(|| Reply::error("invalid cursor"))?;
+        let cursor = number(cursor).ok_or_else(|| Reply::error("invalid cursor; begin with 0"))?;
         let mut wanted = Match::Prefix(Bytes::new());
         let mut rest = options;
         let (mut limit, mut nothing) = (SCAN_DEFAULT_KEYS, false);
@@ -525,11 +529,14 @@ fn not_a_number() -> Reply {
 }
 
 fn loading() -> Reply {
-    Reply::Error("LOADING the node is fetching its first copy of the database".to_owned())
+    Reply::Error(
+        "LOADING the node is fetching its first copy of the database; try again, or another node"
+            .to_owned(),
+    )
 }
 
 fn no_password() -> Reply {
-    Reply::error("AUTH was sent, but no password is set: who may connect decides")
+    Reply::error("AUTH was sent, but no password is set: who may connect decides; leave AUTH out")
 }
 
 fn watch_refused() -> Reply {
@@ -543,6 +550,8 @@ fn glob_refused() -> Reply {
 fn read_only(service: &Service) -> Reply {
     Reply::Error(match service.node.root_client() {
         Some(root) => format!("READONLY this node is a relay; write to the root at {root}"),
-        None => "READONLY this node is a relay; write to the root".to_owned(),
+        None => "READONLY this node is a relay and has not learned where its root is; write to \
+                 the root, or set listen.client there and try again"
+            .to_owned(),
     })
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use quicksilver_format::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
 use super::memory_node::MemoryNode;
 use super::{ClientLimits, Service, Unsettled, connection, serve};
 use crate::net::leaving::Leaving;
-use crate::net::listen::{Address, Listener, Stream};
+use crate::net::listen::{Listener, Stream};
 use crate::net::node::ReadError;
 use crate::root::request::WriteError;
 use crate::store::{FormatChange, FormatRefusal};
@@ -182,7 +183,10 @@ async fn every_error_message() {
         ("MSET a 1 b", "ERR wrong number of arguments for 'mset' command"),
         (&format!("GET {long_key}"), "ERR key of 600 bytes: a key has 1 to 511 bytes"),
         ("GET ''", "ERR key of 0 bytes: a key has 1 to 511 bytes"),
-        (&format!("SET a {long_value}"), "ERR value of 1001 bytes: a value has at most 1000 bytes"),
+        (
+            &format!("SET a {long_value}"),
+            "ERR value of 1001 bytes: a value has at most 1000 bytes; split it, or raise limits.max_value_bytes",
+        ),
         ("SET a 1 EX 5", "ERR SET EX is not supported: keys do not expire here"),
         ("SET a 1 keepttl", "ERR SET KEEPTTL is not supported: keys do not expire here"),
         ("SET a 1 GET", "ERR SET GET is not supported: use GET and SET in MULTI"),
@@ -193,12 +197,15 @@ async fn every_error_message() {
             "ERR KEYS is not supported: it would read the whole database at once; use SCAN 0 MATCH prefix*",
         ),
         ("SELECT 1", "ERR DB index is out of range: there is only database 0"),
-        ("AUTH x", "ERR AUTH was sent, but no password is set: who may connect decides"),
+        (
+            "AUTH x",
+            "ERR AUTH was sent, but no password is set: who may connect decides; leave AUTH out",
+        ),
         (
             "HELLO 3 AUTH default x",
-            "ERR AUTH was sent, but no password is set: who may connect decides",
+            "ERR AUTH was sent, but no password is set: who may connect decides; leave AUTH out",
         ),
-        ("HELLO 4", "NOPROTO unsupported protocol version"),
+        ("HELLO 4", "NOPROTO unsupported protocol version; it is 2 or 3"),
         ("HELLO 3 NOPE", "ERR Syntax error in HELLO option 'NOPE'"),
         (
             "CLIENT SETNAME 'a b'",
@@ -211,7 +218,7 @@ async fn every_error_message() {
         ("DISCARD", "ERR DISCARD without MULTI"),
         ("WAIT x 1", "ERR value is not an integer or out of range"),
         ("WAIT 1 -1", "ERR timeout is not an integer or out of range"),
-        ("SCAN x", "ERR invalid cursor"),
+        ("SCAN x", "ERR invalid cursor; begin with 0"),
         ("SCAN 0 MATCH a?b", "ERR MATCH supports a literal key or prefix*, no other pattern"),
         ("SCAN 0 COUNT 0", "ERR syntax error"),
         (
@@ -231,7 +238,10 @@ async fn every_error_message() {
     talk.expect("MGET a b", "-ERR reader slots are full\r\n").await;
     for (error, reply) in [
         (WriteError::Storage("disk full".to_owned()), "ERR not stored: disk full"),
-        (WriteError::ShuttingDown, "TRYAGAIN the node is shutting down; send it again"),
+        (
+            WriteError::ShuttingDown,
+            "TRYAGAIN the node is shutting down; connect anew and send it again",
+        ),
         (
             WriteError::Unknown("fsync".to_owned()),
             "UNKNOWN outcome unknown: fsync; read the key back before writing it again",
@@ -259,12 +269,15 @@ async fn a_relay_reads_and_refuses_writes() {
         ("MULTI", "+OK\r\n"),
         ("SET a 2", refusal),
         ("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n"),
-        ("WAIT 1 0", "-ERR WAIT asks about this connection's writes, and a relay has none\r\n"),
+        (
+            "WAIT 1 0",
+            "-ERR WAIT asks about this connection's writes, and a relay has none; ask the root\r\n",
+        ),
     ] {
         talk.expect(line, reply).await;
     }
     node.loading.store(true, Ordering::SeqCst);
-    let reply = "-LOADING the node is fetching its first copy of the database\r\n";
+    let reply = "-LOADING the node is fetching its first copy of the database; try again, or another node\r\n";
     talk.expect("GET a", reply).await;
     talk.expect("DBSIZE", reply).await;
     talk.send("INFO\r\n").await;
@@ -349,8 +362,7 @@ async fn transactions() {
     for _ in 0..3 {
         talk.expect(&big, "+QUEUED\r\n").await;
     }
-    let too_large =
-        "-ERR transaction of 4 steps and 4004 bytes: at most 100 steps and 4000 bytes\r\n";
+    let too_large = "-ERR transaction of 4 steps and 4004 bytes: at most 100 steps and 4000 bytes; split it\r\n";
     talk.expect(&big, too_large).await;
     talk.expect("EXEC", abort).await;
     talk.expect("GET a", "$1\r\n1\r\n").await;
@@ -524,7 +536,7 @@ async fn a_request_that_dribbles_in_closes_the_connection() {
 const FREE: usize = 256 << 10;
 const LARGE: usize = 2 * FREE;
 const OUT_OF_BUDGET: &str =
-    "-ERR the memory for all clients' requests and replies is used up; try again\r\n";
+    "-TRYAGAIN the memory for all clients' requests and replies is used up; try again\r\n";
 
 #[tokio::test]
 async fn incomplete_requests_and_multi_queues_share_a_budget() {

@@ -4,33 +4,49 @@
 
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::client::{Reply, read_reply};
-use crate::net::listen::Address;
+use quicksilver_format::Address;
 
-pub(crate) type Request = Vec<Vec<u8>>;
+use super::reply::{Reply, read_reply};
+
+/// A command's arguments, its name first.
+pub type Request = Vec<Vec<u8>>;
 
 /// Listens until the process ends.
-pub(crate) struct Fake {
-    pub(crate) address: Address,
+#[derive(Debug)]
+pub struct Fake {
+    /// Where.
+    pub address: Address,
     /// Every command that came, over all connections.
-    pub(crate) seen: Arc<Mutex<Vec<Request>>>,
+    pub seen: Arc<Mutex<Vec<Request>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Fake {
     /// `answer` gets the number of the command on its connection and the command; `None` closes
     /// the connection.
-    pub(crate) fn start(
+    pub fn start(
         answer: impl Fn(usize, &Request) -> Option<String> + Send + Sync + 'static,
     ) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Fake::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
+    }
+
+    /// As [`start`](Self::start), with a listener of the test's own.
+    pub fn on(
+        listener: TcpListener,
+        answer: impl Fn(usize, &Request) -> Option<String> + Send + Sync + 'static,
+    ) -> Fake {
         let address = listener.local_addr().unwrap().into();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
         let (kept, answer) = (Arc::clone(&seen), Arc::new(answer));
+        let counted = Arc::clone(&connections);
         thread::spawn(move || {
             for stream in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
                 let (mut stream, kept, answer) =
                     (stream.unwrap(), Arc::clone(&kept), Arc::clone(&answer));
                 thread::spawn(move || {
@@ -59,11 +75,16 @@ impl Fake {
                 });
             }
         });
-        Fake { address, seen }
+        Fake { address, seen, connections }
+    }
+
+    /// How many there were.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 }
 
 /// A bulk string of text.
-pub(crate) fn bulk(bytes: &[u8]) -> String {
+pub fn bulk(bytes: &[u8]) -> String {
     format!("${}\r\n{}\r\n", bytes.len(), String::from_utf8_lossy(bytes))
 }
