@@ -93,6 +93,7 @@ fn the_page_is_followed_to_its_end() {
                     (said.trim() == wanted).then_some(())
                 });
             }
+            ("Finalise the format", _) => assert!(said.contains("nothing to finalise"), "{said}"),
             ("Look after it", _) => assert!(said.contains("quicksilver_last_index"), "{said}"),
             _ => {}
         }
@@ -121,7 +122,7 @@ fn the_page_is_followed_to_its_end() {
         }
         seen.push(heading);
     }
-    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert_eq!(seen.len(), 14, "{seen:?}");
     let log = site.root.log_text();
     // Started; with another address; restarted; upgraded twice, there and back; with a standby.
     assert!(tenures(&log, "/dns/").len() >= 7, "{log}");
