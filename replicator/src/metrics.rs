@@ -7,8 +7,8 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use quicksilver_format::Batch;
 use quicksilver_format::status::NodeState;
+use quicksilver_format::{Batch, NEWEST_FORMAT_VERSION};
 
 use crate::net::node::ReadersStatus;
 use crate::store::Committed;
@@ -32,6 +32,8 @@ const READERS: &str = "quicksilver_readers";
 const READER_SLOTS: &str = "quicksilver_reader_slots_limit";
 const OLDEST_READER_AGE: &str = "quicksilver_oldest_reader_age_seconds";
 const OLDEST_READER_LAG: &str = "quicksilver_oldest_reader_lag_commits";
+const FORMAT: &str = "quicksilver_format_version";
+const FORMAT_NEWEST: &str = "quicksilver_format_version_newest";
 const STATE: &str = "quicksilver_state";
 const BATCH_ENTRIES: &str = "quicksilver_batch_entries";
 const BATCH_BYTES: &str = "quicksilver_batch_bytes";
@@ -81,6 +83,8 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
         "How long the oldest snapshot has been seen behind the newest commit; 0 when none is"
     );
     describe_gauge!(OLDEST_READER_LAG, "Commits that the oldest snapshot is behind");
+    describe_gauge!(FORMAT, "The format that the files are in");
+    describe_gauge!(FORMAT_NEWEST, "The format that `qsctl format finalize` would raise them to");
     describe_gauge!(STATE, "1 for the state the node is in, 0 for every other");
     describe_histogram!(BATCH_ENTRIES, "Entries in one batch");
     describe_histogram!(BATCH_BYTES, Unit::Bytes, "Bytes of one batch as it travels");
@@ -127,6 +131,8 @@ pub struct Gauges {
     pub index: u64,
     /// Oldest index in the log.
     pub oldest_index: u64,
+    /// The format that the files are in.
+    pub format: u32,
     /// Live keys.
     pub keys: u64,
     /// Bytes of live keys and values.
@@ -144,6 +150,8 @@ pub struct Gauges {
 pub fn set(gauges: &Gauges) {
     gauge!(LAST_INDEX).set(gauges.index as f64);
     gauge!(OLDEST_INDEX).set(gauges.oldest_index as f64);
+    gauge!(FORMAT).set(f64::from(gauges.format));
+    gauge!(FORMAT_NEWEST).set(f64::from(NEWEST_FORMAT_VERSION));
     gauge!(KEYS).set(gauges.keys as f64);
     gauge!(DATA_BYTES).set(gauges.data_bytes as f64);
     gauge!(DOWNSTREAMS).set(gauges.downstreams as f64);

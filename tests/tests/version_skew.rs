@@ -133,8 +133,10 @@ fn old_and_new_nodes_follow_each_other() {
             ("other", THIS),
             ("below", THIS),
         ] {
-            let status = cluster.node(node).status();
-            assert_eq!(protocol(&status), Some(spoken), "{node} of {root:?}");
+            // A session may just have begun anew.
+            let what = format!("protocol {spoken} below a root of {root:?}");
+            let is_spoken = |status: &Status| protocol(status) == Some(spoken);
+            let status = cluster.node(node).await_status(&what, SOON, is_spoken);
             assert_eq!(number(&status.json, "format"), THIS, "nobody has finalised anything");
         }
         // Whatever wrote it, this release reads it, and every tool understands every node.

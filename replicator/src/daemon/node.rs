@@ -293,6 +293,7 @@ impl Node for Replicator {
                 state: status.state().unwrap_or(NodeState::Starting),
                 index: status.position.index.get(),
                 oldest_index: status.oldest_index.get(),
+                format: status.format,
                 keys: status.keys,
                 data_bytes: status.bytes,
                 upstream_connected: self.replication.upstream().map(|upstream| upstream.connected),
