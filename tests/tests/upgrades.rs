@@ -34,7 +34,7 @@ fn start_services(machine: &Machine) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display();
     machine.sh(&format!(
         "cd {repository}
-         scripts/install --server --profile {profile}
+         scripts/install --server --no-build --profile {profile}
          systemd-sysusers quicksilver.conf
          systemd-tmpfiles --create quicksilver.conf
          systemctl daemon-reload
