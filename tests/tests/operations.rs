@@ -47,7 +47,10 @@ impl Site {
     fn type_in(&self, machine: &Machine, block: &str) -> String {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display();
         let block = block
-            .replace("install --server", &format!("install --server --no-build --profile {}", profile()))
+            .replace(
+                "install --server",
+                &format!("install --server --no-build --profile {}", profile()),
+            )
             .replace("--upstream 10.0.0.1:7070", &format!("--upstream unix:{}", self.address))
             .replace("ListenStream=10.0.0.1:7070", &format!("ListenStream={}", self.address));
         machine.sh(&format!("cd {repository}\n{block}"))
