@@ -28,7 +28,7 @@ const TARGET: Duration = Duration::from_millis(5);
 const SOON: Duration = Duration::from_secs(30);
 /// Reads that a process serves before it is told to leave, so many in one piece.
 const READS: usize = 100_000;
-const PIPELINE: usize = 1_000;
+const PIPELINE: usize = 100;
 
 /// Nanoseconds of everything that was measured on one database.
 #[derive(Debug, Default)]

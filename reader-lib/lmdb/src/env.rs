@@ -21,6 +21,7 @@ use crate::inspect;
 use crate::mount;
 use crate::open_lock::{Hold, OpenLock};
 use crate::registry::{self, FileKey, Known, Registry};
+use crate::resident;
 use crate::sys::{
     MDB_CREATE, MDB_NOTFOUND, MDB_RDONLY, MDB_SUCCESS, MDB_dbi, MDB_txn, mdb_dbi_open,
     mdb_txn_abort, mdb_txn_begin, mdb_txn_commit,
@@ -223,6 +224,15 @@ impl Env {
     /// As [`read`](Self::read).
     pub fn free_pages(&self) -> Result<FreePages, LmdbError> {
         inspect::free_pages(self)
+    }
+
+    /// Lets go of every page of the file that this process has mapped; the next look at one maps it
+    /// again. For a process whose end must not take long.
+    ///
+    /// # Errors
+    /// [`LmdbError::Forked`] or what the system says.
+    pub fn release_pages(&self) -> Result<(), LmdbError> {
+        resident::release(self.handle())
     }
 
     /// Whether the data file under the environment's path is the one that is open, and was neither

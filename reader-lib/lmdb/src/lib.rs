@@ -99,6 +99,7 @@ mod mount;
 mod open_lock;
 mod reader_table;
 mod registry;
+mod resident;
 mod sys;
 mod thread;
 mod txn;

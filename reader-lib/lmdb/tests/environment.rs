@@ -318,3 +318,33 @@ fn the_system_library_is_built_without_assertions() {
     let has_assertions = bytes.windows(text.len()).any(|w| w == text);
     assert!(!has_assertions, "{library} ({:?}) is built without NDEBUG", library_version());
 }
+
+/// Story: a process has looked at a large file and lets go of it, while a transaction and a value of it
+/// are held: both are what they were, and memory is not.
+#[test]
+fn pages_that_were_let_go_come_back_when_they_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::open_writer(dir.path(), &EnvOptions::default()).unwrap();
+    let bucket = env.create_bucket("data").unwrap();
+    let mut txn = env.write().unwrap();
+    for n in 0..20_000_u32 {
+        txn.put(bucket, &n.to_be_bytes(), &[n as u8; 1000]).unwrap();
+    }
+    txn.commit().unwrap();
+    let mapped_kb = || {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let of_file = maps.split("data.mdb").nth(1).unwrap();
+        let rss = of_file.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let txn = env.read().unwrap();
+    let first = txn.get(bucket, &0_u32.to_be_bytes()).unwrap().unwrap();
+    for n in 0..20_000_u32 {
+        assert_eq!(txn.get(bucket, &n.to_be_bytes()).unwrap().unwrap()[0], n as u8);
+    }
+    assert!(mapped_kb() > 10_000, "{} kB", mapped_kb());
+    env.release_pages().unwrap();
+    assert!(mapped_kb() < 1_000, "{} kB", mapped_kb());
+    assert_eq!(first, [0; 1000]);
+    assert_eq!(txn.get(bucket, &9_u32.to_be_bytes()).unwrap().unwrap(), [9; 1000]);
+}

@@ -22,6 +22,7 @@ mod readers;
 mod reload;
 mod replica_log;
 mod replication;
+mod resident;
 mod standby;
 mod writer_thread;
 
@@ -262,6 +263,7 @@ impl Daemon {
         });
         let (reader, view) = (self.replicator.reader.clone(), self.replicator.readers.clone());
         tokio::spawn(readers::watch(reader, view, self.reader_bound.subscribe()));
+        tokio::spawn(resident::watch(self.replicator.reader.clone()));
         let _ = self.stopped.wait_for(|stopping| *stopping).await;
         self.leave(tasks, follow).await
     }
