@@ -5,7 +5,7 @@
 //! This program keeps the listening sockets, as systemd does, and does nothing between one process
 //! and the next: what is measured is `quicksilverd`'s own part. A client has connected meanwhile and
 //! asks; its wait ends with the answer. Before every restart the process has served 100,000 reads,
-//! so that much of the database is mapped. The floor is a process that does nothing
+//! so that much of the database is mapped; it is told to leave a second later, or at once. The floor is a process that does nothing
 //! (`quicksilverd --version`), started in the same way.
 //!
 //! `--large` adds a database of 10 million keys with values of 1,000 bytes, which takes 14 GB of
@@ -28,6 +28,8 @@ const TARGET: Duration = Duration::from_millis(5);
 const SOON: Duration = Duration::from_secs(30);
 /// Reads that a process serves before it is told to leave, so many in one piece.
 const READS: usize = 100_000;
+/// What a process keeps mapped, at most, once it has had a second.
+const MAPPED_MAX_BYTES: u64 = 129 << 20;
 const PIPELINE: usize = 100;
 
 /// Nanoseconds of everything that was measured on one database.
@@ -35,6 +37,7 @@ const PIPELINE: usize = 100;
 struct Times {
     floor: Vec<f64>,
     leaving: Vec<f64>,
+    leaving_at_once: Vec<f64>,
     starting: Vec<f64>,
     own: Vec<f64>,
     hand_over: Vec<f64>,
@@ -42,6 +45,12 @@ struct Times {
 
 fn ns(since: Instant) -> f64 {
     since.elapsed().as_nanos() as f64
+}
+
+/// Bytes of files that a process has mapped.
+fn mapped_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    statm.split(' ').nth(2).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |n| n << 12)
 }
 
 fn ask(client: &mut Client) -> Result<()> {
@@ -87,6 +96,16 @@ fn measure(shape: Shape, rounds: usize) -> Result<Times> {
     for _ in 0..rounds {
         serve_reads(node, shape.keys, &mut rng)?;
         let began = Instant::now();
+        process.signal(Signal::SIGTERM);
+        process.await_exit_at_once(SOON);
+        times.leaving_at_once.push(ns(began));
+        (process, _) = start(node)?;
+
+        serve_reads(node, shape.keys, &mut rng)?;
+        eventually("it has let go of most of the database", SOON, || {
+            (mapped_bytes(process.pid()) < MAPPED_MAX_BYTES).then_some(())
+        });
+        let began = Instant::now();
         node.start_version().await_exit_at_once(SOON);
         let floor = ns(began);
 
@@ -130,6 +149,7 @@ fn report(name: &str, times: &Times) {
     let mut table = Table::new(["", "p50", "p90", "max"]);
     for (what, ns) in [
         ("restart: from SIGTERM to the end of the process", &times.leaving),
+        ("the same, at once after its reads", &times.leaving_at_once),
         ("restart: from the start of the next to its first answer", &times.starting),
         ("a process that does nothing, from start to end", &times.floor),
         ("restart: own part", &times.own),
