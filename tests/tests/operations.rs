@@ -125,7 +125,7 @@ fn the_page_is_followed_to_its_end() {
         }
         seen.push(heading);
     }
-    assert_eq!(seen.len(), 14, "{seen:?}");
+    assert_eq!(seen.len(), 15, "{seen:?}");
     let log = site.root.log_text();
     // Started; with another address; restarted; upgraded twice, there and back; with a standby.
     assert!(tenures(&log, "/dns/").len() >= 7, "{log}");

@@ -170,6 +170,45 @@ fn a_database_can_be_built_from_text_and_grown_by_a_root() {
     reader.assert_verified();
 }
 
+/// A leaf's database is compacted between two runs of its replicator, while a program reads it: the
+/// program goes on, in the new generation, and the leaf follows from where it was.
+#[test]
+fn a_database_is_compacted_under_a_program_that_reads_it() {
+    let mut cluster = root_and_leaf();
+    let mut client = cluster.node("root").client();
+    for n in 0..20 {
+        for key in 0..100 {
+            let (key, value) = (format!("key/{key}"), format!("{n:0>500}"));
+            client.send(&["SET", &key, &value]).unwrap();
+        }
+        (0..100).for_each(|_| assert!(client.reply().unwrap().is_ok()));
+    }
+    cluster.await_converged(SOON);
+    let leaf = cluster.node("leaf");
+    let mut reader = leaf.reader();
+    assert_eq!(reader.ask("text key/7"), format!("text {:0>500}", 19));
+    let before = reader.ask("position");
+    assert_exit(&leaf.qsctl(&["compact"]), REFUSED, "compact beside the replicator");
+    cluster.node_mut("leaf").term();
+
+    let leaf = cluster.node("leaf");
+    let size = |generation: &str| {
+        std::fs::metadata(leaf.data_dir().join(generation).join("data.mdb")).unwrap().len()
+    };
+    let old = size("gen-000001");
+    let compacted = leaf.qsctl(&["compact", "--json"]);
+    assert_exit(&compacted, OK, "compact");
+    assert!(size("gen-000002") <= old && !leaf.data_dir().join("gen-000001").exists());
+    assert_eq!(reader.ask("position"), before);
+    assert_eq!(reader.ask("text key/7"), format!("text {:0>500}", 19));
+    reader.assert_verified();
+
+    cluster.node_mut("leaf").start();
+    assert!(client.call(&["SET", "key/7", "later"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    reader.await_value("key/7", Some(b"later"), SOON);
+}
+
 #[test]
 fn a_flipped_bit_is_an_error_and_never_a_value() {
     const VALUE: &[u8] = b"a value that can be found again in the file";

@@ -49,13 +49,31 @@ pub(super) fn remove(dir: &Path) -> Result<(), Error> {
 }
 
 /// Takes away a generation that is no longer live. Readers that have it open keep it until they go.
-pub(crate) fn remove_generation(dir: &Path, generation: Generation) -> Result<(), Error> {
+pub fn remove_generation(dir: &Path, generation: Generation) -> Result<(), Error> {
     // Out of the way first: who opened a half-removed one would make its lock.mdb anew.
     let path = dir.join(generation.to_string());
     let away = dir.join(format!("{generation}.old"));
     remove(&away)?;
     fs::rename(&path, &away).map_err(io_error(&path))?;
     remove(&away)
+}
+
+/// Takes away every generation but the live one, and what a crash left of making or removing one.
+/// The caller is the writer of this database.
+pub fn remove_others(dir: &Path, live: Generation) -> Result<(), Error> {
+    for entry in fs::read_dir(dir).map_err(io_error(dir))? {
+        let name = entry.map_err(io_error(dir))?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let base = name.trim_end_matches(".new").trim_end_matches(".old");
+        match base.parse::<Generation>() {
+            Ok(generation) if base == name && generation != live => {
+                remove_generation(dir, generation)?;
+            }
+            Ok(_) if base != name => remove(&dir.join(name))?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes a file's content, or a directory's names, durable.

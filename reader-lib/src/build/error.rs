@@ -59,6 +59,19 @@ pub enum BuildError {
         /// Where the live one ends.
         live: Index,
     },
+    /// A copy of a generation is not what that one is. It was thrown away.
+    #[error(
+        "{path}: the copy ends with {copy}, the generation that it was made of says {original}; the \
+         copy was thrown away, and nothing else has changed. Run qsctl verify", path = path.display()
+    )]
+    Differs {
+        /// The copy's directory.
+        path: PathBuf,
+        /// What the original says.
+        original: String,
+        /// What the copy came to.
+        copy: String,
+    },
     /// The status page could not be made.
     #[error("{path}: {source}", path = path.display())]
     Page {

@@ -22,6 +22,7 @@
 //! * [`Builder::create`] makes a new database; nobody can see it before [`Builder::finish`].
 //! * [`Builder::beside`] makes another generation of one that is there, and [`switch_to`] makes
 //!   that one live.
+//! * [`rebuild`](mod@rebuild) makes another generation out of the live one, without its free pages.
 //! * [`append`] adds a batch to an opened generation, as a replicator's commit does.
 //! * [`raise_format`] raises an opened generation to the newest format, which is what
 //!   `qsctl format finalize` asks for.
@@ -42,6 +43,7 @@ mod error;
 mod format;
 #[cfg(feature = "next-format")]
 mod next;
+pub mod rebuild;
 mod role;
 
 use std::fs;
@@ -53,7 +55,7 @@ use quicksilver_format::limits::{
     BATCH_DEFAULT_MAX_BYTES, BATCH_HARD_MAX_BYTES, BATCH_MAX_ENTRIES, VALUE_HARD_MAX_BYTES,
     check_key,
 };
-use quicksilver_format::meta::{Format, Identity};
+use quicksilver_format::meta::{Applied, Format, Identity};
 use quicksilver_format::status::{Commit, NodeState};
 use quicksilver_format::{
     BatchBuilder, DbId, Entry, HistoryId, NEW_DATABASE_FORMAT_VERSION, Op, Position, StateDigest,
@@ -110,6 +112,13 @@ pub struct Built {
     pub keys: u64,
     /// Bytes of live keys and values.
     pub bytes: u64,
+}
+
+impl Built {
+    fn of(generation: Generation, state: &State) -> Self {
+        let Applied { position, digest, keys, bytes } = state.applied;
+        Built { generation, position, digest, keys, bytes }
+    }
 }
 
 /// Builds one generation out of pairs.
@@ -265,13 +274,7 @@ impl Builder {
         drop(environment);
         unfinished.finish(&dir.join(generation.to_string()))?;
         directory::sync(&dir)?;
-        let built = Built {
-            generation,
-            position: state.applied.position,
-            digest: state.applied.digest,
-            keys: state.applied.keys,
-            bytes: state.applied.bytes,
-        };
+        let built = Built::of(generation, &state);
         if role.is_some() {
             // Nobody looks at the page before CURRENT is there, and whoever comes then finds it.
             let page = open_page(&dir, db_id)?;

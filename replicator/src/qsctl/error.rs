@@ -74,6 +74,9 @@ pub(super) enum Error {
     /// The configuration that was written does not read back: a fault of this program.
     #[error(transparent)]
     ConfigFile(#[from] ConfigError),
+    /// Not now; the text says what to do first.
+    #[error("{0}")]
+    Busy(String),
     /// Something is there already.
     #[error("{path} exists already and is left as it is; choose another place, or remove it first", path = path.display())]
     Exists {
@@ -110,7 +113,7 @@ impl Error {
             Error::Output(_) => Exit::Unavailable,
             Error::Usage(_) | Error::File { .. } | Error::Line { .. } => Exit::Usage,
             Error::Config(_) | Error::ConfigFile(_) => Exit::Usage,
-            Error::Exists { .. } => Exit::Refused,
+            Error::Exists { .. } | Error::Busy(_) => Exit::Refused,
             Error::Build(BuildError::Reader(e)) => of_read(e),
             Error::Build(BuildError::Page { .. }) => Exit::Unavailable,
             Error::Build(_) => Exit::Refused,

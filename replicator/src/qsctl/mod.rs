@@ -10,6 +10,7 @@
 
 mod access;
 mod build;
+mod compact;
 mod error;
 mod export;
 mod files;
@@ -114,6 +115,12 @@ enum Command {
     Watch(log::WatchArgs),
     /// Check every value, the digest and the log's hash chain.
     Verify,
+    /// Make a database of this machine again, with full pages and none free.
+    ///
+    /// Its replicator must not run. Programs that read it go on, and read the new generation as soon
+    /// as it is there. Every value's CRC is checked on the way, and nothing changes unless index,
+    /// hash and digest of the copy are the same. It needs as much free disk as is in use.
+    Compact(compact::CompactArgs),
     /// Write pairs from a file into the root.
     ///
     /// tsv: key<TAB>value, in which \t \n \r \\ and \xNN stand for bytes.
@@ -200,6 +207,7 @@ fn run(command: Command, context: &mut Context<'_>) -> Result<Exit, Error> {
         Command::Log(args) => log::run(args, context),
         Command::Watch(args) => log::watch(args, context),
         Command::Verify => verify::run(context),
+        Command::Compact(args) => compact::run(args, context),
         Command::Import(args) => import::run(args, context),
         Command::Export(args) => export::run(args, context),
     }
@@ -265,6 +273,36 @@ mod tests {
         let expected = "{\"format\":1,\"format_readable_from\":1,\"format_newest\":null,\
                         \"oldest_reader\":\"0.1.0\",\"can_finalize\":null}\n";
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn compacting_keeps_everything_but_the_free_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, input) = (dir.path().join("db"), dir.path().join("pairs"));
+        // Every key ten times: what was replaced is free.
+        let lines: String =
+            (0..20_000).map(|n| format!("key {}\t{n:0>500}\n", n % 2_000)).collect();
+        std::fs::write(&input, lines).unwrap();
+        let (db, input) = (path.to_str().unwrap(), input.to_str().unwrap());
+        assert_eq!(qsctl(&["build", db, input]).0.unwrap(), Exit::Ok);
+        let before = qsctl(&["export", "--db", db]).1;
+        let digest =
+            |out: &str| out.lines().find(|line| line.starts_with("digest")).map(str::to_owned);
+        let verified = digest(&qsctl(&["verify", "--db", db]).1);
+        let reader = quicksilver::Reader::open(&path).unwrap();
+        drop(reader);
+        let (ended, out) = qsctl(&["compact", "--db", db]);
+        assert_eq!(ended.unwrap(), Exit::Ok, "{out}");
+        assert!(out.starts_with("compacted 2,000 keys: "), "{out}");
+        assert!(path.join("gen-000002").exists() && !path.join("gen-000001").exists());
+        assert_eq!(qsctl(&["export", "--db", db]).1, before);
+        assert_eq!(digest(&qsctl(&["verify", "--db", db]).1), verified);
+        // Whoever writes it keeps it.
+        let role = quicksilver::build::RoleLock::take(&path).unwrap();
+        let refused = qsctl(&["compact", "--db", db]).0.unwrap_err();
+        assert_eq!(refused.exit(), Exit::Refused);
+        assert!(refused.to_string().contains("stop it first"), "{refused}");
+        drop(role);
     }
 
     #[test]

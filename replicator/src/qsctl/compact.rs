@@ -1,0 +1,139 @@
+//! `compact`: the database of a machine whose replicator does not run is made again, with full pages
+//! and none free. Programs that read it go on, and are on the new generation with their next read.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use nix::sys::statvfs::statvfs;
+use quicksilver::build::rebuild::{Progress, SLICE_BYTES, rebuild};
+use quicksilver::build::{self, BuildError, Built, Options, RoleLock, directory};
+use quicksilver::environment::{Environment, live_generation};
+use serde_json::json;
+
+use super::Context;
+use super::error::{Error, Exit};
+
+/// Arguments of `compact`.
+#[derive(Debug, Args)]
+pub(super) struct CompactArgs {
+    /// Most bytes that the file may ever have, log included, in the new generation. Default: as in
+    /// the old one.
+    #[arg(long, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 46)))]
+    map_bytes: Option<u64>,
+}
+
+pub(super) fn run(args: CompactArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
+    let started = Instant::now();
+    let dir = context.target.db()?;
+    let role = RoleLock::take(dir).map_err(|e| match e {
+        BuildError::Busy { holder, .. } => {
+            let holder = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            Error::Busy(format!(
+                "{}: a replicator{holder} writes this database; stop it first. Programs that read \
+                 go on meanwhile",
+                dir.display()
+            ))
+        }
+        other => other.into(),
+    })?;
+    let live = live_generation(dir)?;
+    directory::remove_others(dir, live)?;
+    let source = build::open_writer(dir, live)?;
+    let before = file_bytes(&source)?;
+    check_room(dir, &source)?;
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} keys, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let show = |progress: Progress| {
+        bar.set_length(progress.keys.1.max(progress.keys.0));
+        bar.set_position(progress.keys.0);
+        true
+    };
+    let built = compact(dir, &source, &args, show);
+    bar.finish_and_clear();
+    let built = built?;
+    drop(source);
+    directory::remove_generation(dir, live)?;
+    drop(role);
+    let seconds = started.elapsed().as_secs_f64();
+    let after = fs::metadata(dir.join(built.generation.to_string()).join("data.mdb"));
+    let after = after.map_err(Error::file(dir))?.len();
+    if context.json {
+        context.print_json(&json!({
+            "generation": built.generation.get(),
+            "index": built.position.index.get(),
+            "digest": built.digest.to_string(),
+            "keys": built.keys,
+            "bytes_before": before,
+            "bytes_after": after,
+            "seconds": seconds,
+        }))?;
+    } else {
+        context.print(
+            format!(
+                "compacted {} keys: {} before, {} now, {seconds:.1} s\nlive is {}, index {}\n",
+                HumanCount(built.keys),
+                HumanBytes(before),
+                HumanBytes(after),
+                built.generation,
+                built.position.index,
+            )
+            .as_bytes(),
+        )?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn compact(
+    dir: &Path,
+    source: &Environment,
+    args: &CompactArgs,
+    mut show: impl FnMut(Progress) -> bool,
+) -> Result<Built, Error> {
+    let txn = source.env.read().map_err(quicksilver::Error::from)?;
+    let identity = source.identity(&txn)?;
+    drop(txn);
+    let info = source.env.info().map_err(quicksilver::Error::from)?;
+    let map_bytes = args.map_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    let options = Options {
+        db_id: identity.db_id,
+        history: identity.history,
+        map_bytes: map_bytes.unwrap_or(info.map_bytes),
+        max_readers: info.max_readers,
+    };
+    let next = source.generation.next();
+    let rebuilt = rebuild(dir, source, next, &options, SLICE_BYTES, &mut show)?;
+    let built = rebuilt.ok_or_else(|| Error::Busy("the copy was given up".to_owned()))?.finish()?;
+    build::switch_to(dir, next)?;
+    Ok(built)
+}
+
+fn file_bytes(source: &Environment) -> Result<u64, Error> {
+    let path = source.env.path().join("data.mdb");
+    Ok(fs::metadata(&path).map_err(Error::file(path))?.len())
+}
+
+/// The copy is at most as large as what is in use, and the old one stays until the end.
+fn check_room(dir: &Path, source: &Environment) -> Result<(), Error> {
+    let lmdb = |e: quicksilver::LmdbError| Error::Read(e.into());
+    let info = source.env.info().map_err(lmdb)?;
+    let free_pages = source.env.free_pages().map_err(lmdb)?.total;
+    let used_pages = (info.last_page + 1).saturating_sub(free_pages);
+    let needed = used_pages.saturating_mul(source.page_bytes as u64);
+    let system = statvfs(dir).map_err(|errno| Error::file(dir)(errno.into()))?;
+    let free = system.blocks_available().saturating_mul(system.fragment_size());
+    if free < needed {
+        return Err(Error::Busy(format!(
+            "{}: the copy needs up to {}, and {} are free; free some space first",
+            dir.display(),
+            HumanBytes(needed),
+            HumanBytes(free)
+        )));
+    }
+    Ok(())
+}
