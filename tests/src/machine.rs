@@ -26,7 +26,8 @@ pub const LOG: &str = "/run/quicksilver.log";
 pub struct Machine {
     process: Process,
     init: u32,
-    dir: TempDir,
+    /// Removed when it has ended.
+    _dir: TempDir,
 }
 
 impl Machine {
@@ -60,7 +61,7 @@ impl Machine {
         }
         let init = std::fs::read_to_string(dir.path().join("init")).ok();
         let init = init.and_then(|pid| pid.trim().parse().ok()).expect("its init has a number");
-        let machine = Machine { process, init, dir };
+        let machine = Machine { process, init, _dir: dir };
         // Where a journal would take what services say.
         for unit in ["quicksilver", "quicksilver-standby", "quicksilver-upgrade"] {
             machine.sh(&format!(
@@ -131,6 +132,5 @@ impl Drop for Machine {
         }
         self.process.signal(nix::sys::signal::Signal::SIGTERM);
         let _ = poll(END_DEADLINE, || self.process.exited());
-        let _ = self.dir.path();
     }
 }
