@@ -153,7 +153,7 @@ impl Db {
         }
         let built = builder.finish()?;
         // For writing, before a reader of this process opens it for reading.
-        let environment = build::open_writer(&self.dir, generation)?;
+        let environment = build::open_writer(&self.dir, generation, build::DEFAULT_MAX_READERS)?;
         build::switch_to(&self.dir, generation)?;
         self.with_writer(|writer| writer.environment = environment)?;
         directory::remove_generation(&self.dir, old.generation)?;
@@ -176,6 +176,7 @@ impl Db {
                 environment: build::open_writer(
                     &self.dir,
                     environment::live_generation(&self.dir)?,
+                    build::DEFAULT_MAX_READERS,
                 )?,
                 page: build::open_page(&self.dir, self.db_id)?,
             },

@@ -49,7 +49,7 @@ fn a_format_that_readers_need_not_know_is_read_and_not_written() {
     // As the next process to become the writer finds it.
     let copy = tempfile::tempdir().unwrap();
     copy_database(db.path(), copy.path());
-    let refused = build::open_writer(copy.path(), Generation::FIRST).unwrap_err();
+    let refused = build::open_writer(copy.path(), Generation::FIRST, 126).unwrap_err();
     let BuildError::Reader(Error::Format { source, .. }) = &refused else { panic!("{refused}") };
     assert!(matches!(source, FormatError::UnwritableDatabase { version: LATER, .. }), "{source}");
     assert!(refused.to_string().contains("upgrade this one"), "{refused}");
@@ -122,7 +122,7 @@ fn a_generation_is_made_in_the_format_it_is_told_and_in_none_that_is_not_known()
         let mut builder = Builder::beside(dir.path(), generation, start, format, &options).unwrap();
         builder.push(b"a", b"1").unwrap();
         builder.finish().unwrap();
-        let environment = build::open_writer(dir.path(), generation).unwrap();
+        let environment = build::open_writer(dir.path(), generation, 126).unwrap();
         assert_eq!(environment.format.version, format);
     }
 }

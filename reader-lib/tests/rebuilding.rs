@@ -32,7 +32,7 @@ impl Db {
         Builder::create(&dir.path().join("db"), &options).unwrap().finish().unwrap();
         let path = dir.path().join("db");
         let role = RoleLock::take(&path).unwrap();
-        let environment = open_writer(&path, live_generation(&path).unwrap()).unwrap();
+        let environment = open_writer(&path, live_generation(&path).unwrap(), 126).unwrap();
         let page = open_page(&path, options.db_id).unwrap();
         Db { dir, environment, page, options, _role: role }
     }

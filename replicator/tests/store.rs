@@ -189,6 +189,16 @@ fn a_standby_takes_over_where_the_writer_ended() {
     store.apply(&[seal(first.after(), &[set("a", "2")])]).unwrap();
 }
 
+/// Story: a machine with few readers has a small table, and keeps it when its replicator restarts.
+#[test]
+fn a_reader_table_stays_as_large_as_it_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let slots = |store: &Store| store.environment().env.info().unwrap().max_readers;
+    let made = slots(&open(dir.path()));
+    assert!(made < 1000, "{made}");
+    assert_eq!(slots(&open(dir.path())), made);
+}
+
 /// Story: while it waits, the writer builds a new generation and switches to it.
 #[test]
 fn a_standby_takes_over_the_generation_that_is_live_then() {

@@ -75,6 +75,9 @@ use crate::status_page::{StatusPage, StatusWriter};
 /// names dirty branch pages too, and a transaction holds only so many.
 const BATCH_ENTRIES: usize = BATCH_MAX_ENTRIES / 2;
 
+/// Reader slots, unless somebody says otherwise.
+pub const DEFAULT_MAX_READERS: u32 = 4096;
+
 /// What a generation is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -94,7 +97,7 @@ impl Default for Options {
             db_id: DbId::random(),
             history: HistoryId::random(),
             map_bytes: 16 << 30,
-            max_readers: 4096,
+            max_readers: DEFAULT_MAX_READERS,
         }
     }
 }
@@ -359,11 +362,12 @@ pub fn switch_to(dir: &Path, generation: Generation) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Format`] when it is in a format that this release cannot write, or what the system says.
-pub fn open_writer(dir: &Path, generation: Generation) -> Result<Environment> {
+pub fn open_writer(dir: &Path, generation: Generation, max_readers: u32) -> Result<Environment> {
     let path = dir.join(generation.to_string());
     let options = EnvOptions {
         // Fixed when the generation was made: readers that have it mapped could not follow.
         map_bytes: 0,
+        max_readers,
         open_lock: Some(dir.join(layout::OPEN_LOCK)),
         ..EnvOptions::default()
     };

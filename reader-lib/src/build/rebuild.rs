@@ -70,7 +70,8 @@ pub fn rebuild(
     let start = State::read(source, &source.env.read()?)?;
     let (position, format_version) = (start.applied.position, source.format.version);
     let begun = Builder::beside(dir, generation, position, format_version, options)?;
-    let Builder { environment: target, unfinished, .. } = begun;
+    // In this order: the environment is closed before its directory goes.
+    let Builder { unfinished, environment: target, .. } = begun;
     let mut copy = Copy {
         source,
         target: &target,

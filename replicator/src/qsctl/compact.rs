@@ -9,7 +9,9 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use nix::sys::statvfs::statvfs;
 use quicksilver::build::rebuild::{Progress, SLICE_BYTES, rebuild};
-use quicksilver::build::{self, BuildError, Built, Options, RoleLock, directory};
+use quicksilver::build::{
+    self, BuildError, Built, DEFAULT_MAX_READERS, Options, RoleLock, directory,
+};
 use quicksilver::environment::{Environment, live_generation};
 use serde_json::json;
 
@@ -42,7 +44,7 @@ pub(super) fn run(args: CompactArgs, context: &mut Context<'_>) -> Result<Exit, 
     })?;
     let live = live_generation(dir)?;
     directory::remove_others(dir, live)?;
-    let source = build::open_writer(dir, live)?;
+    let source = build::open_writer(dir, live, DEFAULT_MAX_READERS)?;
     let before = file_bytes(&source)?;
     check_room(dir, &source)?;
     let bar = ProgressBar::new(0).with_style(

@@ -32,23 +32,23 @@ pub(super) fn create(
     history: HistoryId,
     sizes: Sizes,
 ) -> Result<Environment, StoreError> {
+    let Sizes { map_bytes, max_readers } = sizes;
     if dir.join(Generation::FIRST.to_string()).exists() {
-        adopt_unnamed(dir, db_id)?;
+        adopt_unnamed(dir, db_id, max_readers)?;
     } else {
-        let Sizes { map_bytes, max_readers } = sizes;
         let options = build::Options { db_id, history, map_bytes, max_readers };
         let start = Position::genesis(db_id);
         let format = NEW_DATABASE_FORMAT_VERSION;
         Builder::beside(dir, Generation::FIRST, start, format, &options)?.finish()?;
     }
     directory::set_current(dir, Generation::FIRST)?;
-    open(dir, Generation::FIRST, db_id)
+    open(dir, Generation::FIRST, db_id, max_readers)
 }
 
 /// Deals with a first generation that `CURRENT` does not name. An empty one is where a crash
 /// stopped its creation one step short; it is taken. One with data is not ours to judge.
-fn adopt_unnamed(dir: &Path, db_id: DbId) -> Result<(), StoreError> {
-    let environment = open(dir, Generation::FIRST, db_id)?;
+fn adopt_unnamed(dir: &Path, db_id: DbId, max_readers: u32) -> Result<(), StoreError> {
+    let environment = open(dir, Generation::FIRST, db_id, max_readers)?;
     let index = environment.log_state(&environment.env.read()?)?.last.index;
     if index != Index::ZERO {
         let path = dir.join(Generation::FIRST.to_string());

@@ -32,7 +32,7 @@ impl Standby {
         directory::make(dir)?;
         let environment = match live_generation(dir) {
             Ok(generation) => {
-                let environment = open(dir, generation, db_id)?;
+                let environment = open(dir, generation, db_id, sizes.max_readers)?;
                 check(&environment)?;
                 Some(environment)
             }
@@ -56,7 +56,7 @@ impl Standby {
             (held, Ok(live)) => {
                 // Another generation became live meanwhile.
                 drop(held);
-                open(&dir, live, db_id)?
+                open(&dir, live, db_id, sizes.max_readers)?
             }
             (held, Err(quicksilver::Error::NoDatabase { .. })) => {
                 drop(held);
@@ -83,8 +83,9 @@ pub(super) fn open(
     dir: &Path,
     generation: Generation,
     db_id: DbId,
+    max_readers: u32,
 ) -> Result<Environment, StoreError> {
-    let environment = open_writer(dir, generation)?;
+    let environment = open_writer(dir, generation, max_readers)?;
     if environment.db_id == db_id {
         return Ok(environment);
     }

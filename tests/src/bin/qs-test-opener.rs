@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quicksilver::Reader;
-use quicksilver::build::{append, open_page, open_writer};
+use quicksilver::build::{DEFAULT_MAX_READERS, append, open_page, open_writer};
 use quicksilver::environment::live_generation;
 use quicksilver_format::Entry;
 use quicksilver_lmdb::{Env, EnvOptions, library_version};
@@ -85,7 +85,7 @@ impl Done {
     }
 
     fn write(&mut self, dir: &Path) -> Outcome<()> {
-        let environment = open_writer(dir, live_generation(dir)?)?;
+        let environment = open_writer(dir, live_generation(dir)?, DEFAULT_MAX_READERS)?;
         let page = open_page(dir, environment.db_id)?;
         let counter = environment
             .value(&environment.env.read()?, COUNTER)?
