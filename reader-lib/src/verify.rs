@@ -23,6 +23,8 @@ const BYTES_PER_SLICE: usize = 32 << 20;
 const LOG_BYTES_PER_SLICE: usize = 16 << 20;
 /// Longest the digest may hold a transaction.
 const DIGEST_TIME_LIMIT: Duration = Duration::from_secs(20);
+/// The same, when nobody waits for the result.
+const SCRUB_DIGEST_TIME_LIMIT: Duration = Duration::from_secs(5);
 /// More problems than this are counted, not kept.
 const PROBLEMS_KEPT: usize = 100;
 
@@ -46,6 +48,8 @@ pub struct Progress {
     pub done: u64,
     /// How many there were when the stage began.
     pub total: u64,
+    /// Bytes that all stages have read.
+    pub bytes: u64,
 }
 
 /// What was found.
@@ -94,168 +98,218 @@ impl Report {
 /// Checks the whole database. An error means that it could not be read at all; what is wrong
 /// with its content is in the report.
 pub fn verify(environment: &Environment, mut progress: impl FnMut(Progress)) -> Result<Report> {
-    let mut report = Report::default();
-    values(environment, &mut report, &mut progress)?;
-    digest(environment, &mut report, &mut progress)?;
-    log_chain(environment, &mut report, &mut progress)?;
-    Ok(report)
+    let mut verification = Verification::new(environment, DIGEST_TIME_LIMIT, |now| {
+        progress(now);
+        true
+    });
+    verification.run()?;
+    Ok(verification.report)
 }
 
-fn values(
+/// As [`verify`], in the background of a process that writes: `progress` may pause, and ends it by
+/// saying false (`None`); the transaction in which the digest is compared is a shorter one.
+pub fn scrub(
     environment: &Environment,
-    report: &mut Report,
-    progress: &mut impl FnMut(Progress),
-) -> Result<()> {
-    let mut last_key: Option<Vec<u8>> = None;
-    let total = environment.applied(&environment.env.read()?)?.keys;
-    loop {
-        let txn = environment.env.read()?;
-        let mut cursor = txn.cursor(environment.data)?;
-        let mut next = match &last_key {
-            None => cursor.first()?,
-            Some(last) => match cursor.seek(last)? {
-                Some((key, _)) if key == last.as_slice() => cursor.next()?,
-                other => other,
-            },
-        };
-        let (mut keys, mut bytes) = (0, 0);
-        while let Some((key, cell)) = next {
-            match value::read(environment, &txn, key, cell) {
-                Ok(value) => {
-                    report.keys += 1;
-                    report.bytes += (key.len() + value.len()) as u64;
-                    bytes += value.len();
+    progress: impl FnMut(Progress) -> bool,
+) -> Result<Option<Report>> {
+    let mut verification = Verification::new(environment, SCRUB_DIGEST_TIME_LIMIT, progress);
+    let ran = verification.run()?;
+    Ok(ran.then_some(verification.report))
+}
+
+/// One run. Each stage returns false when it was told to end.
+struct Verification<'e, P> {
+    environment: &'e Environment,
+    digest_time_limit: Duration,
+    report: Report,
+    progress: P,
+    bytes: u64,
+}
+
+impl<'e, P: FnMut(Progress) -> bool> Verification<'e, P> {
+    fn new(environment: &'e Environment, digest_time_limit: Duration, progress: P) -> Self {
+        let report = Report::default();
+        Verification { environment, digest_time_limit, report, progress, bytes: 0 }
+    }
+
+    fn run(&mut self) -> Result<bool> {
+        Ok(self.values()? && self.digest()? && self.log_chain()?)
+    }
+
+    fn goes_on(&mut self, stage: Stage, done: u64, total: u64) -> bool {
+        (self.progress)(Progress { stage, done, total, bytes: self.bytes })
+    }
+
+    fn values(&mut self) -> Result<bool> {
+        let environment = self.environment;
+        let mut last_key: Option<Vec<u8>> = None;
+        let total = environment.applied(&environment.env.read()?)?.keys;
+        loop {
+            let txn = environment.env.read()?;
+            let mut cursor = txn.cursor(environment.data)?;
+            let mut next = match &last_key {
+                None => cursor.first()?,
+                Some(last) => match cursor.seek(last)? {
+                    Some((key, _)) if key == last.as_slice() => cursor.next()?,
+                    other => other,
+                },
+            };
+            let (mut keys, mut bytes) = (0, 0);
+            while let Some((key, cell)) = next {
+                match value::read(environment, &txn, key, cell) {
+                    Ok(value) => {
+                        self.report.keys += 1;
+                        self.report.bytes += (key.len() + value.len()) as u64;
+                        bytes += key.len() + value.len();
+                    }
+                    Err(e) => self.report.note(e)?,
                 }
-                Err(e) => report.note(e)?,
+                keys += 1;
+                if keys == KEYS_PER_SLICE || bytes >= BYTES_PER_SLICE {
+                    last_key = Some(key.to_vec());
+                    break;
+                }
+                next = cursor.next()?;
             }
-            keys += 1;
-            if keys == KEYS_PER_SLICE || bytes >= BYTES_PER_SLICE {
-                last_key = Some(key.to_vec());
-                break;
+            let ended = next.is_none();
+            drop(cursor);
+            drop(txn);
+            self.bytes += bytes as u64;
+            if !self.goes_on(Stage::Values, self.report.keys, total) {
+                return Ok(false);
+            }
+            if ended {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn digest(&mut self) -> Result<bool> {
+        let started = Instant::now();
+        let environment = self.environment;
+        let txn = environment.env.read()?;
+        let expected = environment.applied(&txn)?;
+        let mut found = Applied { digest: StateDigest::EMPTY, keys: 0, bytes: 0, ..expected };
+        let mut chunks = 0;
+        let mut cursor = txn.cursor(environment.data)?;
+        let mut next = cursor.first()?;
+        while let Some((key, bytes)) = next {
+            match Cell::decode(bytes) {
+                Ok(cell) => {
+                    found.digest.add(cell.digest_term(key));
+                    found.bytes += key.len() as u64 + u64::from(cell.value_bytes());
+                    if cell.write_index > expected.position.index {
+                        self.report.problem(Error::corrupt(
+                            BUCKET_DATA,
+                            key,
+                            format!("written at {}, after the applied index", cell.write_index),
+                        ));
+                    }
+                    if let Body::Chunked { chunks: n, .. } = cell.body {
+                        chunks += u64::from(n);
+                    }
+                }
+                Err(e) => self.report.problem(Error::corrupt(BUCKET_DATA, key, e)),
+            }
+            found.keys += 1;
+            if found.keys.is_multiple_of(KEYS_PER_SLICE as u64) {
+                // What was read just now, so that nobody pauses within this transaction.
+                if !self.goes_on(Stage::Digest, found.keys, expected.keys) {
+                    return Ok(false);
+                }
+                if started.elapsed() > self.digest_time_limit {
+                    return Ok(true);
+                }
             }
             next = cursor.next()?;
         }
-        progress(Progress { stage: Stage::Values, done: report.keys, total });
-        if next.is_none() {
-            return Ok(());
+        if found != expected {
+            self.report.problem(format!(
+                "at index {}: {} keys, {} bytes and digest {} are there, meta says {} keys, {} \
+                 bytes and digest {}",
+                expected.position.index,
+                found.keys,
+                found.bytes,
+                found.digest,
+                expected.keys,
+                expected.bytes,
+                expected.digest
+            ));
         }
+        let stored = txn.stat(environment.chunks)?.entries;
+        if stored != chunks {
+            self.report.problem(format!(
+                "bucket {BUCKET_CHUNKS} holds {stored} chunks, cells name {chunks}"
+            ));
+        }
+        self.report.digest = Some((expected.position.index, found.digest));
+        Ok(self.goes_on(Stage::Digest, found.keys, expected.keys))
     }
-}
 
-fn digest(
-    environment: &Environment,
-    report: &mut Report,
-    progress: &mut impl FnMut(Progress),
-) -> Result<()> {
-    let started = Instant::now();
-    let txn = environment.env.read()?;
-    let expected = environment.applied(&txn)?;
-    let mut found = Applied { digest: StateDigest::EMPTY, keys: 0, bytes: 0, ..expected };
-    let mut chunks = 0;
-    let mut cursor = txn.cursor(environment.data)?;
-    let mut next = cursor.first()?;
-    while let Some((key, bytes)) = next {
-        match Cell::decode(bytes) {
-            Ok(cell) => {
-                found.digest.add(cell.digest_term(key));
-                found.bytes += key.len() as u64 + u64::from(cell.value_bytes());
-                if cell.write_index > expected.position.index {
-                    report.problem(Error::corrupt(
-                        BUCKET_DATA,
-                        key,
-                        format!("written at {}, after the applied index", cell.write_index),
-                    ));
-                }
-                if let Body::Chunked { chunks: n, .. } = cell.body {
-                    chunks += u64::from(n);
-                }
+    fn log_chain(&mut self) -> Result<bool> {
+        let environment = self.environment;
+        let state: LogState = environment.log_state(&environment.env.read()?)?;
+        let genesis = Position::genesis(environment.db_id);
+        let mut end: Option<Position> = (state.oldest == Index::FIRST).then_some(genesis);
+        let mut next = state.oldest;
+        let total = state.last.index.next().since(state.oldest);
+        while next <= state.last.index {
+            let txn = environment.env.read()?;
+            let records = log::read_after(environment, &txn, next.previous(), LOG_BYTES_PER_SLICE)?;
+            drop(txn);
+            if records.is_empty() {
+                self.report.problem(missing(next));
+                return Ok(true);
             }
-            Err(e) => report.problem(Error::corrupt(BUCKET_DATA, key, e)),
-        }
-        found.keys += 1;
-        if found.keys.is_multiple_of(KEYS_PER_SLICE as u64) {
-            progress(Progress { stage: Stage::Digest, done: found.keys, total: expected.keys });
-            if started.elapsed() > DIGEST_TIME_LIMIT {
-                return Ok(());
-            }
-        }
-        next = cursor.next()?;
-    }
-    progress(Progress { stage: Stage::Digest, done: found.keys, total: expected.keys });
-    if found != expected {
-        report.problem(format!(
-            "at index {}: {} keys, {} bytes and digest {} are there, meta says {} keys, {} bytes \
-             and digest {}",
-            expected.position.index,
-            found.keys,
-            found.bytes,
-            found.digest,
-            expected.keys,
-            expected.bytes,
-            expected.digest
-        ));
-    }
-    let stored = txn.stat(environment.chunks)?.entries;
-    if stored != chunks {
-        report
-            .problem(format!("bucket {BUCKET_CHUNKS} holds {stored} chunks, cells name {chunks}"));
-    }
-    report.digest = Some((expected.position.index, found.digest));
-    Ok(())
-}
-
-fn log_chain(
-    environment: &Environment,
-    report: &mut Report,
-    progress: &mut impl FnMut(Progress),
-) -> Result<()> {
-    let state: LogState = environment.log_state(&environment.env.read()?)?;
-    let genesis = Position::genesis(environment.db_id);
-    let mut end: Option<Position> = (state.oldest == Index::FIRST).then_some(genesis);
-    let mut next = state.oldest;
-    let total = state.last.index.next().since(state.oldest);
-    while next <= state.last.index {
-        let txn = environment.env.read()?;
-        let records = log::read_after(environment, &txn, next.previous(), LOG_BYTES_PER_SLICE)?;
-        drop(txn);
-        if records.is_empty() {
-            report.problem(missing(next));
-            return Ok(());
-        }
-        for record in records {
-            let batch = match record.decode() {
-                Ok(batch) => batch,
-                Err(e) => return report.note(e),
-            };
-            // Retention may overtake the walk; a jump to what is now the oldest is no hole.
-            match end {
-                Some(end) if !batch.continues(&end) && !collected_up_to(environment, &batch)? => {
-                    report.problem(Error::corrupt(
-                        BUCKET_LOG,
-                        &chunk::key(batch.first(), 0),
-                        format!("continues {}, the log before it ends at {end}", batch.before()),
-                    ));
+            for record in records {
+                self.bytes += record.bytes.len() as u64;
+                let batch = match record.decode() {
+                    Ok(batch) => batch,
+                    Err(e) => {
+                        self.report.note(e)?;
+                        return Ok(true);
+                    }
+                };
+                // Retention may overtake the walk; a jump to what is now the oldest is no hole.
+                match end {
+                    Some(end)
+                        if !batch.continues(&end) && !collected_up_to(environment, &batch)? =>
+                    {
+                        self.report.problem(Error::corrupt(
+                            BUCKET_LOG,
+                            &chunk::key(batch.first(), 0),
+                            format!(
+                                "continues {}, the log before it ends at {end}",
+                                batch.before()
+                            ),
+                        ));
+                    }
+                    _ => {}
                 }
-                _ => {}
+                let report = &mut self.report;
+                report.batches += 1;
+                report.log = Some((report.log.map_or(batch.first(), |log| log.0), batch.last()));
+                end = Some(batch.after());
+                next = batch.last().next();
             }
-            report.batches += 1;
-            report.log = Some((report.log.map_or(batch.first(), |log| log.0), batch.last()));
-            end = Some(batch.after());
-            next = batch.last().next();
+            let done = next.since(state.oldest);
+            if !self.goes_on(Stage::Log, done.min(total), total) {
+                return Ok(false);
+            }
         }
-        let done = next.since(state.oldest);
-        progress(Progress { stage: Stage::Log, done: done.min(total), total });
+        // The walk went on to at least the end that meta named when it began.
+        match log::hash_at(environment, &environment.env.read()?, state.last.index)? {
+            log::HashAt::Boundary(hash) if hash == state.last.hash => {}
+            // Collected since.
+            log::HashAt::TooOld(_) => {}
+            other => self.report.problem(Error::corrupt(
+                BUCKET_META,
+                LogState::KEY,
+                format!("the log ends at {}, but says {other:?} of it", state.last),
+            )),
+        }
+        Ok(true)
     }
-    // The walk went on to at least the end that meta named when it began.
-    match log::hash_at(environment, &environment.env.read()?, state.last.index)? {
-        log::HashAt::Boundary(hash) if hash == state.last.hash => {}
-        other => report.problem(Error::corrupt(
-            BUCKET_META,
-            LogState::KEY,
-            format!("the log ends at {}, but says {other:?} of it", state.last),
-        )),
-    }
-    Ok(())
 }
 
 /// Whether everything before the batch has been collected by now.

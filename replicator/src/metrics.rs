@@ -12,6 +12,7 @@ use quicksilver_format::{Batch, NEWEST_FORMAT_VERSION};
 
 use crate::net::node::ReadersStatus;
 use crate::store::Committed;
+use crate::store::maintenance::{JobKind, MaintenanceStatus};
 
 const BUILD_INFO: &str = "quicksilver_build_info";
 const LAST_INDEX: &str = "quicksilver_last_index";
@@ -32,6 +33,13 @@ const READERS: &str = "quicksilver_readers";
 const READER_SLOTS: &str = "quicksilver_reader_slots_limit";
 const OLDEST_READER_AGE: &str = "quicksilver_oldest_reader_age_seconds";
 const OLDEST_READER_LAG: &str = "quicksilver_oldest_reader_lag_commits";
+const JOB_RUNNING: &str = "quicksilver_maintenance_running";
+const JOB_DONE_BYTES: &str = "quicksilver_maintenance_done_bytes";
+const JOB_TOTAL_BYTES: &str = "quicksilver_maintenance_total_bytes";
+const JOB_OK: &str = "quicksilver_maintenance_last_ok";
+const JOB_ENDED: &str = "quicksilver_maintenance_last_end_timestamp_seconds";
+const VERIFY_PROBLEMS: &str = "quicksilver_verification_problems";
+const OLD_GENERATIONS: &str = "quicksilver_old_generations";
 const FORMAT: &str = "quicksilver_format_version";
 const FORMAT_NEWEST: &str = "quicksilver_format_version_newest";
 const STATE: &str = "quicksilver_state";
@@ -83,6 +91,13 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
         "How long the oldest snapshot has been seen behind the newest commit; 0 when none is"
     );
     describe_gauge!(OLDEST_READER_LAG, "Commits that the oldest snapshot is behind");
+    describe_gauge!(JOB_RUNNING, "1 for the kind of job that runs, 0 for every other");
+    describe_gauge!(JOB_DONE_BYTES, Unit::Bytes, "Bytes that the running job has read");
+    describe_gauge!(JOB_TOTAL_BYTES, Unit::Bytes, "Bytes that the running job has to read, about");
+    describe_gauge!(JOB_OK, "1 when the last job of that kind did what it was for, else 0");
+    describe_gauge!(JOB_ENDED, Unit::Seconds, "When the last job of that kind ended");
+    describe_gauge!(VERIFY_PROBLEMS, "Problems that the last verification found");
+    describe_gauge!(OLD_GENERATIONS, "Generations that are live no more and still on disk");
     describe_gauge!(FORMAT, "The format that the files are in");
     describe_gauge!(FORMAT_NEWEST, "The format that `qsctl format finalize` would raise them to");
     describe_gauge!(STATE, "1 for the state the node is in, 0 for every other");
@@ -120,6 +135,24 @@ pub fn readers(status: &ReadersStatus) {
     let oldest = status.oldest.as_ref();
     gauge!(OLDEST_READER_AGE).set(oldest.map_or(0.0, |oldest| oldest.age_seconds));
     gauge!(OLDEST_READER_LAG).set(oldest.map_or(0.0, |oldest| oldest.lag_commits as f64));
+}
+
+/// Before rendering: what the maintenance does.
+pub fn maintenance(status: &MaintenanceStatus) {
+    for kind in JobKind::ALL {
+        let running = status.running.as_ref().is_some_and(|running| running.kind == kind);
+        gauge!(JOB_RUNNING, "kind" => kind.name()).set(f64::from(u8::from(running)));
+        if let Some(last) = status.last.get(&kind) {
+            gauge!(JOB_OK, "kind" => kind.name()).set(f64::from(u8::from(last.ok)));
+            gauge!(JOB_ENDED, "kind" => kind.name()).set(last.ended as f64);
+        }
+    }
+    let running = status.running.as_ref();
+    gauge!(JOB_DONE_BYTES).set(running.map_or(0.0, |job| job.done_bytes as f64));
+    gauge!(JOB_TOTAL_BYTES).set(running.map_or(0.0, |job| job.total_bytes as f64));
+    let verified = status.last.get(&JobKind::Verification);
+    gauge!(VERIFY_PROBLEMS).set(verified.map_or(0.0, |last| last.problems as f64));
+    gauge!(OLD_GENERATIONS).set(status.old_generations.len() as f64);
 }
 
 /// What is looked up when somebody asks.

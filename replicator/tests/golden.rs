@@ -319,7 +319,7 @@ fn contents() -> Vec<Vec<Change>> {
 
 /// Old batches: the root's retention of a day collects them.
 const OLD_BATCHES: usize = 2;
-const DAY: Retention = Retention { max_age_us: 86_400_000_000, max_bytes: u64::MAX };
+const DAY: Retention = Retention { max_age_us: 86_400_000_000, ..Retention::UNLIMITED };
 
 /// Makes the files of the format that this release gives a new database. Run it by hand when that is
 /// a new one: never for a version that is stored.

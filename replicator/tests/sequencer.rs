@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use quicksilver::Reader;
+use quicksilver::environment::Environment;
 use quicksilver_format::{
     Batch, ControlRecord, DbId, Heartbeat, HistoryId, Index, NEWEST_FORMAT_VERSION,
 };
@@ -21,7 +22,7 @@ use quicksilver_replicator::root::request::{
     Answer, OpAnswer, SetWhen, Transaction, TxOp, WriteError,
 };
 use quicksilver_replicator::root::sequencer::{Outlet, Sequencer, Settings};
-use quicksilver_replicator::store::{Asker, Committed, Pulse, Retention, Sizes, Store};
+use quicksilver_replicator::store::{Asker, Committed, Pulse, Retention, Sizes, Store, StoreOrder};
 
 #[derive(Default, Clone)]
 struct Seen(Arc<Mutex<Vec<(Instant, Batch)>>>, Arc<Mutex<Vec<Heartbeat>>>);
@@ -34,6 +35,7 @@ impl Outlet for Seen {
     fn control(&mut self, record: ControlRecord) {
         self.1.lock().unwrap().push(Heartbeat::from_record(&record).unwrap().unwrap());
     }
+    fn switched(&mut self, _: &Environment) {}
     fn refused(&mut self, _: &FinalizeError) {}
     fn failed(&mut self, error: &FinalizeError) {
         panic!("{error}");
@@ -409,7 +411,8 @@ fn the_format_is_raised_between_two_batches() {
     let ops = vec![set("a", "1")];
     let waits = root.runtime.block_on(root.queue.submit(Transaction { ops })).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
-    root.queue.order(Order::RaiseFormat(Asker::new(move |answer| tell.send(answer).unwrap())));
+    let asker = Asker::new(move |answer| tell.send(answer).unwrap());
+    root.queue.order(Order::Store(StoreOrder::RaiseFormat(asker)));
     let change = told.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
     assert_eq!(change.to, NEWEST_FORMAT_VERSION);
     assert_eq!(root.reader.status().unwrap().format, NEWEST_FORMAT_VERSION);

@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quicksilver::Reader;
+use quicksilver::environment::Environment;
 use quicksilver_format::{
     Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, NEW_DATABASE_FORMAT_VERSION,
     NEWEST_FORMAT_VERSION, Position,
 };
 use quicksilver_replicator::store::writer::{Command, Observer, run};
 use quicksilver_replicator::store::{
-    Asker, Committed, FormatChange, Pulse, Sizes, Store, StoreError,
+    Asker, Committed, FormatChange, Pulse, Sizes, Store, StoreError, StoreOrder,
 };
 
 #[derive(Debug, PartialEq)]
@@ -24,6 +25,7 @@ enum Seen {
     WaitingForSpace,
     OutOfStep(Position),
     History(HistoryId),
+    Switched(u64),
     Damaged,
     Failed(String),
 }
@@ -53,6 +55,9 @@ impl Observer for Report {
     }
     fn history_adopted(&mut self, history: HistoryId, _: Position) {
         self.say(Seen::History(history));
+    }
+    fn switched(&mut self, live: &Environment) {
+        self.say(Seen::Switched(live.generation.get()));
     }
     fn damaged(&mut self, _: &StoreError) {
         self.say(Seen::Damaged);
@@ -157,7 +162,11 @@ fn the_format_is_raised_in_its_turn() {
     let asker = Asker::new(move |answer| tell.send(answer).unwrap());
     let writer = Writer::start(
         1 << 30,
-        vec![Command::Apply(first), Command::RaiseFormat(asker), Command::Apply(second)],
+        vec![
+            Command::Apply(first),
+            Command::Store(StoreOrder::RaiseFormat(asker)),
+            Command::Apply(second),
+        ],
     );
     assert_eq!(writer.next(), Seen::Committed { end: Index::new(1), batches: 1 });
     assert_eq!(writer.next(), Seen::Committed { end: Index::new(2), batches: 1 });

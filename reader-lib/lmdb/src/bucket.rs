@@ -31,6 +31,14 @@ pub struct Stat {
     pub overflow_pages: u64,
 }
 
+impl Stat {
+    /// All of them.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.branch_pages + self.leaf_pages + self.overflow_pages
+    }
+}
+
 /// Reads a bucket's statistics.
 ///
 /// # Safety

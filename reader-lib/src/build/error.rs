@@ -72,6 +72,20 @@ pub enum BuildError {
         /// What the copy came to.
         copy: String,
     },
+    /// The log was collected before it could be copied. The copy was thrown away.
+    #[error(
+        "{path}: the copy needs the log from index {expected} on, which begins at {found} by now; the \
+         copy was thrown away, and nothing else has changed. Keep more log ([retention] held_bytes), \
+         or copy when less is written", path = path.display()
+    )]
+    Collected {
+        /// The copy's file or directory.
+        path: PathBuf,
+        /// What it needed.
+        expected: Index,
+        /// What is the oldest.
+        found: Index,
+    },
     /// The status page could not be made.
     #[error("{path}: {source}", path = path.display())]
     Page {

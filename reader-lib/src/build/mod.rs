@@ -45,6 +45,7 @@ mod format;
 mod next;
 pub mod rebuild;
 mod role;
+mod walk;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -24,6 +24,8 @@ impl Config {
             listen,
             batch,
             retention,
+            compact,
+            scrub,
             logging,
             limits,
             upstream,
@@ -35,12 +37,30 @@ impl Config {
             ("batch.window_ms", batch.window_ms == new.batch.window_ms),
             ("retention.hours", retention.hours == new.retention.hours),
             ("retention.bytes", retention.bytes == new.retention.bytes),
+            ("retention.held_bytes", retention.held_bytes == new.retention.held_bytes),
+            ("compact.auto", compact.auto == new.compact.auto),
+            ("compact.min_bytes", compact.min_bytes == new.compact.min_bytes),
+            ("compact.free_percent", compact.free_percent == new.compact.free_percent),
+            (
+                "compact.max_bytes_per_second",
+                compact.max_bytes_per_second == new.compact.max_bytes_per_second,
+            ),
+            (
+                "compact.old_generation_seconds",
+                compact.old_generation_seconds == new.compact.old_generation_seconds,
+            ),
+            ("scrub.interval_hours", scrub.interval_hours == new.scrub.interval_hours),
+            (
+                "scrub.max_bytes_per_second",
+                scrub.max_bytes_per_second == new.scrub.max_bytes_per_second,
+            ),
             ("logging.level", logging.level == new.logging.level),
             ("limits.max_db_bytes", limits.max_db_bytes == new.limits.max_db_bytes),
             (
                 "limits.reader_warn_seconds",
                 limits.reader_warn_seconds == new.limits.reader_warn_seconds,
             ),
+            ("limits.reader_hold_bytes", limits.reader_hold_bytes == new.limits.reader_hold_bytes),
             ("upstream.primary", upstream.primary == new.upstream.primary),
             ("upstream.secondary", upstream.secondary == new.upstream.secondary),
             ("root.heartbeat_ms", root.heartbeat_ms == new.root.heartbeat_ms),
@@ -78,9 +98,12 @@ impl Config {
         let mut taken = self.clone();
         taken.batch.window_ms = new.batch.window_ms;
         taken.retention = new.retention.clone();
+        taken.compact = new.compact.clone();
+        taken.scrub = new.scrub.clone();
         taken.logging.level.clone_from(&new.logging.level);
         taken.limits.max_db_bytes = new.limits.max_db_bytes;
         taken.limits.reader_warn_seconds = new.limits.reader_warn_seconds;
+        taken.limits.reader_hold_bytes = new.limits.reader_hold_bytes;
         taken.upstream = new.upstream.clone();
         taken.root.heartbeat_ms = new.root.heartbeat_ms;
         taken
@@ -122,10 +145,19 @@ mod tests {
     /// Every live key is taken over: each is changed alone.
     #[test]
     fn every_live_key_is_taken() {
-        let changed: [fn(&mut Config); 9] = [
+        let changed: [fn(&mut Config); 18] = [
             |c| c.batch.window_ms += 1,
             |c| c.retention.hours += 1,
             |c| c.retention.bytes += 1,
+            |c| c.retention.held_bytes += 1,
+            |c| c.compact.auto = !c.compact.auto,
+            |c| c.compact.min_bytes += 1,
+            |c| c.compact.free_percent += 1,
+            |c| c.compact.max_bytes_per_second += 1,
+            |c| c.compact.old_generation_seconds += 1,
+            |c| c.scrub.interval_hours += 1,
+            |c| c.scrub.max_bytes_per_second += 1,
+            |c| c.limits.reader_hold_bytes += 1,
             |c| c.logging.level.push('x'),
             |c| c.limits.max_db_bytes += 1,
             |c| c.limits.reader_warn_seconds += 1,

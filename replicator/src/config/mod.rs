@@ -52,6 +52,12 @@ pub struct Config {
     /// How long the log is kept.
     #[serde(default)]
     pub retention: Retention,
+    /// When the file is made small again, and how fast.
+    #[serde(default)]
+    pub compact: Compact,
+    /// The check in the background.
+    #[serde(default)]
+    pub scrub: Scrub,
     /// What is logged.
     #[serde(default)]
     pub logging: Logging,
@@ -129,6 +135,39 @@ pub struct Retention {
     pub hours: u64,
     /// Default 1 GiB; at least 1 MiB.
     pub bytes: u64,
+    /// As much more is kept, however old, while a copy that is being made or a downstream that is
+    /// connected still needs it; at most an eighth of the map. Default 1 GiB.
+    pub held_bytes: u64,
+}
+
+/// `[compact]`: making the next generation out of the live one, without its free pages.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compact {
+    /// Whether it is done when it is due: when the file has `min_bytes`, and at least `free_percent`
+    /// of it are free pages; or when `limits.map_bytes` is more than the live generation has.
+    /// Default true. What old readers hold back (`limits.reader_hold_bytes`) is no matter of this.
+    pub auto: bool,
+    /// A smaller file is left alone. Default 256 MiB.
+    pub min_bytes: u64,
+    /// Share of free pages from which it is done. Default 50; 10 to 95.
+    pub free_percent: u8,
+    /// Most bytes a second that compactions and snapshots copy, so that they do not hurt readers and
+    /// commits. Default 128 MiB; at least 1 MiB.
+    pub max_bytes_per_second: u64,
+    /// How long the generation before stays on disk while a reader is in it. Then it goes, and the
+    /// log names the reader, which goes on with what it has mapped. Default 60; at most 86,400.
+    pub old_generation_seconds: u64,
+}
+
+/// `[scrub]`: the check of everything that is stored, in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// How often. Default 168 (a week); at most 8,760. 0: never.
+    pub interval_hours: u64,
+    /// Most bytes a second that it reads. Default 32 MiB; at least 1 MiB.
+    pub max_bytes_per_second: u64,
 }
 
 /// `[logging]`.
@@ -168,6 +207,9 @@ pub struct Limits {
     /// the process's number and program: it keeps freed pages from being used again. Default 10;
     /// 1 to 86,400.
     pub reader_warn_seconds: u64,
+    /// When the oldest snapshot holds back more bytes of freed pages than this, the next generation
+    /// is made, and its reader left behind in the old one. Default 1 GiB; at least 1 MiB.
+    pub reader_hold_bytes: u64,
     /// Address space of the map, fixed per generation. Default 16 GiB; a multiple of 4096; at
     /// least `max_db_bytes` + `retention.bytes` + 4 × `batch.max_bytes`, because data, log and a
     /// few batches of freed pages live in it together. It costs address space, not memory.
@@ -233,7 +275,25 @@ impl Default for BatchConfig {
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { hours: 168, bytes: GIB }
+        Retention { hours: 168, bytes: GIB, held_bytes: GIB }
+    }
+}
+
+impl Default for Compact {
+    fn default() -> Self {
+        Compact {
+            auto: true,
+            min_bytes: 256 << 20,
+            free_percent: 50,
+            max_bytes_per_second: 128 << 20,
+            old_generation_seconds: 60,
+        }
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Scrub { interval_hours: 168, max_bytes_per_second: 32 << 20 }
     }
 }
 
@@ -250,6 +310,7 @@ impl Default for Limits {
             max_db_bytes: 8 * GIB,
             max_readers: 4096,
             reader_warn_seconds: 10,
+            reader_hold_bytes: GIB,
             map_bytes: 16 * GIB,
             max_downstreams: 1000,
             max_clients: 1000,
@@ -322,6 +383,8 @@ impl Config {
             listen: Listen::default(),
             batch: BatchConfig::default(),
             retention: Retention::default(),
+            compact: Compact::default(),
+            scrub: Scrub::default(),
             logging: Logging::default(),
             limits: Limits::default(),
             upstream: Upstream::default(),

@@ -11,6 +11,7 @@ impl Config {
     /// The file that [`Config::load`] reads back as this configuration, with comments.
     pub fn to_toml(&self) -> String {
         let (batch, limits, retention) = (&self.batch, &self.limits, &self.retention);
+        let (compact, scrub) = (&self.compact, &self.scrub);
         let format = match self.logging.format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -49,6 +50,22 @@ impl Config {
              [retention]\n\
              hours = {hours}\n\
              bytes = {retention_bytes}\n\
+             # As much more while a copy or a connected downstream needs it.\n\
+             held_bytes = {held_bytes}\n\
+             \n\
+             # The file is made small again when so much of it is free.\n\
+             [compact]\n\
+             auto = {compact_auto}\n\
+             min_bytes = {compact_min_bytes}\n\
+             free_percent = {free_percent}\n\
+             max_bytes_per_second = {compact_rate}\n\
+             # How long the old file stays while somebody reads it.\n\
+             old_generation_seconds = {old_generation_seconds}\n\
+             \n\
+             # Everything that is stored is checked so often; 0 is never.\n\
+             [scrub]\n\
+             interval_hours = {scrub_hours}\n\
+             max_bytes_per_second = {scrub_rate}\n\
              \n\
              [logging]\n\
              # error, warn, info, debug, trace, or a filter.\n\
@@ -62,6 +79,8 @@ impl Config {
              max_readers = {max_readers}\n\
              # A snapshot that is held for longer is a warning that names the process.\n\
              reader_warn_seconds = {reader_warn_seconds}\n\
+             # Who holds back more freed bytes is left behind in an old generation.\n\
+             reader_hold_bytes = {reader_hold_bytes}\n\
              # Address space, not memory: data, log and a few batches live in it.\n\
              map_bytes = {map_bytes}\n\
              max_downstreams = {max_downstreams}\n\
@@ -96,11 +115,20 @@ impl Config {
             batch_bytes = batch.max_bytes,
             hours = retention.hours,
             retention_bytes = retention.bytes,
+            held_bytes = retention.held_bytes,
+            compact_auto = compact.auto,
+            compact_min_bytes = compact.min_bytes,
+            free_percent = compact.free_percent,
+            compact_rate = compact.max_bytes_per_second,
+            old_generation_seconds = compact.old_generation_seconds,
+            scrub_hours = scrub.interval_hours,
+            scrub_rate = scrub.max_bytes_per_second,
             level = quote(&self.logging.level),
             max_value_bytes = limits.max_value_bytes,
             max_db_bytes = limits.max_db_bytes,
             max_readers = limits.max_readers,
             reader_warn_seconds = limits.reader_warn_seconds,
+            reader_hold_bytes = limits.reader_hold_bytes,
             map_bytes = limits.map_bytes,
             max_downstreams = limits.max_downstreams,
             max_clients = limits.max_clients,

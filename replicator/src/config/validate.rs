@@ -59,7 +59,16 @@ impl Config {
         within("retention.hours", self.retention.hours, 1, 87_600)?;
         // Half of the space of 2^64 bytes: the sums below cannot overflow.
         within("retention.bytes", self.retention.bytes, MIB, 1 << 60)?;
+        within("retention.held_bytes", self.retention.held_bytes, 0, 1 << 60)?;
+        let (compact, scrub) = (&self.compact, &self.scrub);
+        within("compact.min_bytes", compact.min_bytes, 0, 1 << 60)?;
+        within("compact.free_percent", u64::from(compact.free_percent), 10, 95)?;
+        within("compact.max_bytes_per_second", compact.max_bytes_per_second, MIB, 1 << 60)?;
+        within("compact.old_generation_seconds", compact.old_generation_seconds, 0, 86_400)?;
+        within("scrub.interval_hours", scrub.interval_hours, 0, 8_760)?;
+        within("scrub.max_bytes_per_second", scrub.max_bytes_per_second, MIB, 1 << 60)?;
         within("limits.max_db_bytes", limits.max_db_bytes, MIB, 1 << 60)?;
+        within("limits.reader_hold_bytes", limits.reader_hold_bytes, MIB, 1 << 60)?;
         within("limits.max_readers", u64::from(limits.max_readers), 16, 65_536)?;
         within("limits.reader_warn_seconds", limits.reader_warn_seconds, 1, 86_400)?;
         within("limits.max_downstreams", limits.max_downstreams as u64, 0, 100_000)?;
@@ -188,7 +197,7 @@ mod tests {
     #[test]
     fn bounds_and_relations() {
         type Change = fn(&mut Config);
-        let wrong: [(&str, Change); 19] = [
+        let wrong: [(&str, Change); 21] = [
             ("name", |c| c.name = "a b".to_owned()),
             ("site", |c| c.site = "ä".to_owned()),
             ("data_dir", |c| c.data_dir = PathBuf::from("data")),
@@ -202,6 +211,8 @@ mod tests {
             ("limits.map_bytes", |c| c.limits.map_bytes = 8 << 30),
             ("limits.max_readers", |c| c.limits.max_readers = 1),
             ("limits.reader_warn_seconds", |c| c.limits.reader_warn_seconds = 0),
+            ("compact.free_percent", |c| c.compact.free_percent = 0),
+            ("scrub.max_bytes_per_second", |c| c.scrub.max_bytes_per_second = 1),
             ("root.peers", |c| c.root.peers = vec!["localhost:1".parse().unwrap()]),
             ("upstream", |c| c.upstream.primary = vec!["localhost:1".parse().unwrap()]),
             ("tls", |c| c.tls.ca = Some(PathBuf::from("/ca"))),

@@ -5,6 +5,7 @@
 //! 2. The role lock is taken, or waited for beside the process that has it (`standby`). With it the
 //!    store is opened: from here on this is the one writer.
 //! 3. The writer's thread starts (`writer_thread`): a sequencer at a root, an applier at a relay.
+//!    Beside it the maintenance starts (`maintenance`): compaction, snapshots, verification.
 //! 4. Listeners are bound or taken, and served; systemd is told READY=1.
 //! 5. On SIGHUP the configuration is read again (`reload`).
 //! 6. On SIGTERM or SIGINT the doors close, everybody is asked to leave, what was sent is decided and
@@ -15,6 +16,7 @@
 //! next one.
 
 mod logging;
+mod maintenance;
 mod node;
 mod notify;
 mod outlets;
@@ -29,6 +31,7 @@ mod writer_thread;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use quicksilver_format::{Index, ProcessId};
@@ -52,6 +55,7 @@ use crate::net::listen::{SocketName, Sockets, check_plaintext};
 use crate::net::node::Node;
 use crate::net::{http, resp};
 use crate::store::Store;
+use crate::store::maintenance::{Maintenance, StoreAccess};
 
 /// How long what clients have sent may take to be decided after the doors were closed, before they
 /// are told to send it again. A commit takes milliseconds; nobody else writes meanwhile.
@@ -98,7 +102,7 @@ impl Told {
         let stop = Arc::new(watch::Sender::new(false));
         let (reloads, reload) = watch::channel(0);
         let on_signal = stop.clone();
-        std::thread::Builder::new().name("signals".into()).spawn(move || {
+        thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
                 if signal == SIGHUP {
                     reloads.send_modify(|n| *n += 1);
@@ -141,6 +145,8 @@ struct Daemon {
     leaving: Leaving,
     stopped: watch::Receiver<bool>,
     writer: WriterThread,
+    maintenance: Maintenance,
+    maintenance_thread: thread::JoinHandle<()>,
     last_error: LastError,
 }
 
@@ -177,6 +183,7 @@ impl Daemon {
                 stop.send_replace(true);
             }
         };
+        let (generations, holds) = (durable.clone(), store.holds().clone());
         let aftermath = Aftermath {
             feed: replication.feed(),
             durable,
@@ -184,6 +191,17 @@ impl Daemon {
             fail: Box::new(fail),
         };
         let writer = WriterThread::start(&config, store, aftermath, failed)?;
+        let access = StoreAccess {
+            dir: config.data_dir.clone(),
+            live: Box::new(move || replica_log::durable(&generations).environment),
+            order: {
+                let orders = writer.orders().clone();
+                Box::new(move |order| orders.store(order))
+            },
+            holds,
+        };
+        let (maintenance, maintenance_thread) =
+            Maintenance::start(access, maintenance::settings(&config))?;
         if let Orders::Relay(commands) = writer.orders() {
             replication.attach_writer(commands.clone());
         }
@@ -192,6 +210,7 @@ impl Daemon {
             client,
             reader,
             orders: writer.orders().clone(),
+            maintenance: maintenance.clone(),
             replication: replication.view(),
             last_error: last_error.clone(),
             had_data,
@@ -212,6 +231,8 @@ impl Daemon {
             leaving: Leaving::new(),
             stopped,
             writer,
+            maintenance,
+            maintenance_thread,
             last_error,
         })
     }
@@ -222,6 +243,7 @@ impl Daemon {
             running: self.config.clone(),
             level,
             orders: self.writer.orders().clone(),
+            maintenance: self.maintenance.clone(),
             upstreams: self.replication.upstreams(),
             reader_bound: self.reader_bound.clone(),
         };
@@ -276,6 +298,7 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let began = Instant::now();
         notify::notify("STOPPING=1\nSTATUS=leaving");
+        self.maintenance.end();
         self.writer.orders().hurry();
         let settled = tokio::time::timeout(SETTLE_DEADLINE, async {
             self.leaving.close_doors().await;
@@ -293,8 +316,13 @@ impl Daemon {
                 "writes that are not decided are told to come again"
             );
         }
-        let writer = self.writer;
-        let in_order = tokio::task::spawn_blocking(move || writer.end()).await.unwrap_or(false);
+        let (writer, maintenance) = (self.writer, self.maintenance_thread);
+        let end = move || {
+            // It writes as the writer, whose role is given up below. A panic has ended the process.
+            let _ = maintenance.join();
+            writer.end()
+        };
+        let in_order = tokio::task::spawn_blocking(end).await.unwrap_or(false);
         let wrote_for = began.elapsed();
         drain(tasks, &self.replicator).await;
         if !in_order {

@@ -20,7 +20,8 @@ use crate::config::{Config, Role};
 use crate::metrics::{self, Gauges};
 use crate::net::node::{BoxFuture, LogLine, Node, NodeStatus, ReadError, WritePath};
 use crate::root::request::{OpAnswer, TxOp};
-use crate::store::{Asker, FormatAnswer, FormatRefusal, wall_clock_us};
+use crate::store::maintenance::{JobKind, Maintenance, NotStarted, StartAnswer};
+use crate::store::{Asker, FormatAnswer, FormatRefusal, StoreOrder, wall_clock_us};
 
 /// How long whoever wants the format raised is kept waiting. A commit takes milliseconds, and a
 /// large one that is under way seconds.
@@ -52,6 +53,8 @@ pub(super) struct Replicator {
     pub(super) reader: Reader,
     /// The way to the writer's thread; at a root also that of transactions.
     pub(super) orders: Orders,
+    /// Compaction, snapshots, verification.
+    pub(super) maintenance: Maintenance,
     /// Upstream and downstreams.
     pub(super) replication: ReplicationView,
     /// The last thing that went wrong.
@@ -235,6 +238,7 @@ impl Node for Replicator {
             format_newest: NEWEST_FORMAT_VERSION,
             last_error: self.last_error.get(),
             readers: self.readers.get(),
+            maintenance: self.maintenance.status(),
             ..NodeStatus::default()
         };
         match status {
@@ -275,9 +279,9 @@ impl Node for Replicator {
     fn finalize_format(&self) -> BoxFuture<'static, FormatAnswer> {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have left meanwhile; it is done all the same.
-        self.orders.raise_format(Asker::new(move |answer| {
+        self.orders.store(StoreOrder::RaiseFormat(Asker::new(move |answer| {
             let _ = tell.send(answer);
-        }));
+        })));
         Box::pin(async move {
             match timeout(FORMAT_PATIENCE, told).await {
                 Ok(Ok(answer)) => answer,
@@ -287,7 +291,19 @@ impl Node for Replicator {
         })
     }
 
+    fn begin_job(&self, kind: JobKind) -> BoxFuture<'static, StartAnswer> {
+        let (tell, told) = oneshot::channel();
+        self.maintenance.begin(
+            kind,
+            Asker::new(move |answer| {
+                let _ = tell.send(answer);
+            }),
+        );
+        Box::pin(async move { told.await.unwrap_or(Err(NotStarted::Leaving)) })
+    }
+
     fn metrics(&self) -> String {
+        metrics::maintenance(&self.maintenance.status());
         if let Ok(status) = self.reader.status() {
             metrics::set(&Gauges {
                 state: status.state().unwrap_or(NodeState::Starting),

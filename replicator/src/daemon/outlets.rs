@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use quicksilver::environment::Environment;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat, HistoryId, Position};
 
 use super::node::LastError;
-use super::replica_log::{DurableCell, note_commit, note_history};
+use super::replica_log::{DurableCell, note_commit, note_history, note_switch};
 use crate::metrics;
 use crate::net::replication::Feed;
 use crate::root::finalize::FinalizeError;
@@ -79,6 +80,10 @@ impl Outlet for RootOutlet {
         }
     }
 
+    fn switched(&mut self, live: &Environment) {
+        note_switch(&self.0.durable, live);
+    }
+
     fn refused(&mut self, error: &FinalizeError) {
         match error {
             FinalizeError::Refused(StoreError::Full(_)) => {
@@ -105,6 +110,10 @@ impl Observer for ReplicaOutlet {
 
     fn waiting_for_space(&mut self, error: &StoreError) {
         self.0.no_space(error, "the commit is tried again");
+    }
+
+    fn switched(&mut self, live: &Environment) {
+        note_switch(&self.0.durable, live);
     }
 
     fn damaged(&mut self, error: &StoreError) {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::logging::Level;
+use super::maintenance;
 use super::notify::notify;
 use super::replication::upstreams;
 use super::writer_thread::Orders;
 use crate::config::{Changes, Config};
 use crate::net::replication::Upstreams;
+use crate::store::maintenance::Maintenance;
 
 /// Where what is read again has its effect.
 pub(super) struct Reload {
@@ -23,6 +25,8 @@ pub(super) struct Reload {
     pub(super) level: Level,
     /// Of the writer's thread.
     pub(super) orders: Orders,
+    /// Compaction, snapshots, verification.
+    pub(super) maintenance: Maintenance,
     /// Whom this node follows.
     pub(super) upstreams: watch::Sender<Upstreams>,
     /// When a snapshot is held for too long.
@@ -58,6 +62,7 @@ impl Reload {
             live.retain(|key| *key != "logging.level");
         }
         self.orders.take_over(&taken);
+        self.maintenance.take_over(maintenance::settings(&taken));
         if live.iter().any(|key| key.starts_with("upstream.")) {
             self.upstreams.send_replace(upstreams(&taken));
         }

@@ -1,6 +1,6 @@
 //! The stored log as the replication sessions see it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use quicksilver::environment::Environment;
@@ -14,14 +14,13 @@ use crate::store::{State, Store};
 
 /// Reads the log in short transactions, and knows what the last commit left.
 #[derive(Debug)]
-pub(super) struct StoredLog {
-    environment: Environment,
-    now: Arc<Mutex<Durable>>,
-}
+pub(super) struct StoredLog(DurableCell);
 
 /// What is durable on this node.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Durable {
+    /// The live generation.
+    pub(super) environment: Environment,
     /// Which database, and which of its pasts.
     pub(super) identity: Identity,
     /// The bookkeeping after the last commit.
@@ -33,29 +32,35 @@ pub(super) type DurableCell = Arc<Mutex<Durable>>;
 
 /// Looks at what is durable now.
 pub(super) fn durable(cell: &DurableCell) -> Durable {
-    *cell.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(cell).clone()
 }
 
 /// Notes a commit.
 pub(super) fn note_commit(cell: &DurableCell, state: State) {
-    cell.lock().unwrap_or_else(PoisonError::into_inner).state = state;
+    lock(cell).state = state;
 }
 
 /// Notes that the upstream's history was taken over.
 pub(super) fn note_history(cell: &DurableCell, history: HistoryId) {
-    cell.lock().unwrap_or_else(PoisonError::into_inner).identity.history = history;
+    lock(cell).identity.history = history;
+}
+
+/// Notes that another generation is live.
+pub(super) fn note_switch(cell: &DurableCell, live: &Environment) {
+    lock(cell).environment = live.clone();
+}
+
+fn lock(cell: &DurableCell) -> MutexGuard<'_, Durable> {
+    cell.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl StoredLog {
     /// The log of a store, and the cell in which its commits are to be noted.
     pub(super) fn new(store: &Store) -> (Self, DurableCell) {
-        let now = Durable { identity: store.identity(), state: *store.state() };
+        let environment = store.environment().clone();
+        let now = Durable { environment, identity: store.identity(), state: *store.state() };
         let now = Arc::new(Mutex::new(now));
-        (StoredLog { environment: store.environment().clone(), now: now.clone() }, now)
-    }
-
-    fn durable(&self) -> Durable {
-        durable(&self.now)
+        (StoredLog(now.clone()), now)
     }
 }
 
@@ -65,20 +70,21 @@ fn failure(e: impl std::fmt::Display) -> ReadFailure {
 
 impl ReplicaLog for StoredLog {
     fn identity(&self) -> Identity {
-        self.durable().identity
+        lock(&self.0).identity
     }
 
     fn end(&self) -> Position {
-        self.durable().state.log.last
+        lock(&self.0).state.log.last
     }
 
     fn oldest(&self) -> Index {
-        self.durable().state.log.oldest
+        lock(&self.0).state.log.oldest
     }
 
     fn fact(&self, index: Index) -> Result<LogFact, ReadFailure> {
-        let txn = self.environment.env.read().map_err(failure)?;
-        Ok(match log::hash_at(&self.environment, &txn, index).map_err(failure)? {
+        let Durable { environment, .. } = durable(&self.0);
+        let txn = environment.env.read().map_err(failure)?;
+        Ok(match log::hash_at(&environment, &txn, index).map_err(failure)? {
             HashAt::Boundary(hash) => LogFact::Boundary(hash),
             HashAt::Inside(hash) => LogFact::Inside(hash),
             HashAt::TooOld(oldest) => LogFact::TooOld { oldest },
@@ -87,9 +93,9 @@ impl ReplicaLog for StoredLog {
     }
 
     fn read(&self, after: Index, max_bytes: usize) -> Result<Vec<Bytes>, ReadFailure> {
-        let txn = self.environment.env.read().map_err(failure)?;
-        let records =
-            log::read_after(&self.environment, &txn, after, max_bytes).map_err(failure)?;
+        let Durable { environment, .. } = durable(&self.0);
+        let txn = environment.env.read().map_err(failure)?;
+        let records = log::read_after(&environment, &txn, after, max_bytes).map_err(failure)?;
         Ok(records.into_iter().map(|record| record.bytes.into()).collect())
     }
 }

@@ -14,7 +14,7 @@ use crate::root::finalize::Alone;
 use crate::root::queue::{self, Order, WriteQueue};
 use crate::root::sequencer::{Sequencer, Settings};
 use crate::store::writer::{self, Command};
-use crate::store::{Asker, Pulse, Retention, Store};
+use crate::store::{Pulse, Retention, Store, StoreOrder};
 
 /// The way to the thread.
 #[derive(Debug, Clone)]
@@ -34,11 +34,11 @@ impl Orders {
         }
     }
 
-    /// Raises the format of the files.
-    pub(super) fn raise_format(&self, asker: Asker) {
+    /// Asks something of the store.
+    pub(super) fn store(&self, order: StoreOrder) {
         match self {
-            Orders::Root(queue) => queue.order(Order::RaiseFormat(asker)),
-            Orders::Relay(_) => self.command(Command::RaiseFormat(asker)),
+            Orders::Root(queue) => queue.order(Order::Store(order)),
+            Orders::Relay(_) => self.command(Command::Store(order)),
         }
     }
 
@@ -142,5 +142,6 @@ fn retention(config: &Config) -> Retention {
     Retention {
         max_age_us: config.retention.hours.saturating_mul(3_600_000_000),
         max_bytes: config.retention.bytes,
+        held_bytes: config.retention.held_bytes,
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::root::request::{Answer, OpAnswer, Transaction, TxOp, WriteError};
 use crate::store::FormatAnswer;
+use crate::store::maintenance::{JobKind, MaintenanceStatus, StartAnswer};
 
 /// A future that can be kept anywhere.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -96,6 +97,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Has the writer raise the format of the node's files to the newest that it can write.
     fn finalize_format(&self) -> BoxFuture<'static, FormatAnswer>;
+
+    /// Has the maintenance begin a job.
+    fn begin_job(&self, kind: JobKind) -> BoxFuture<'static, StartAnswer>;
 
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String;
@@ -196,6 +200,8 @@ pub struct NodeStatus {
     pub last_error: Option<String>,
     /// Who reads the node's memory, as of the last look, seconds ago; `null` before the first.
     pub readers: Option<ReadersStatus>,
+    /// Compaction, snapshots and verification.
+    pub maintenance: MaintenanceStatus,
 }
 
 /// `QS.FORMAT` and `qsctl format --json`. The names are public.

@@ -52,8 +52,8 @@ pub(super) fn run(args: CompactArgs, context: &mut Context<'_>) -> Result<Exit, 
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let show = |progress: Progress| {
-        bar.set_length(progress.keys.1.max(progress.keys.0));
-        bar.set_position(progress.keys.0);
+        bar.set_length(progress.total_keys.max(progress.keys));
+        bar.set_position(progress.keys);
         true
     };
     let built = compact(dir, &source, &args, show);

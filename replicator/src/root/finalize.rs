@@ -8,7 +8,7 @@ use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat};
 
-use crate::store::{Committed, FormatChange, Retention, State, Store, StoreError};
+use crate::store::{Committed, Retention, State, Store, StoreError, StoreOrder};
 
 /// Why a batch did not become final.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +38,9 @@ pub trait Finalize: Send {
     /// From the next batch on, keeps no more of the log than this.
     fn set_retention(&mut self, retention: Retention);
 
-    /// Raises the format of this node's files. It is about no other node's, and about no batch.
-    fn raise_format(&mut self) -> Result<FormatChange, FinalizeError>;
+    /// Carries out what is about this node's files, and no other node's, and about no batch. True
+    /// when another generation is live than before.
+    fn obey(&mut self, order: StoreOrder) -> Result<bool, FinalizeError>;
 
     /// Makes a control record final.
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError>;
@@ -93,8 +94,8 @@ impl Finalize for Alone {
         self.store.set_retention(retention);
     }
 
-    fn raise_format(&mut self) -> Result<FormatChange, FinalizeError> {
-        self.store.raise_format().map_err(|e| self.judge(e))
+    fn obey(&mut self, order: StoreOrder) -> Result<bool, FinalizeError> {
+        self.store.obey(order).map_err(|e| self.judge(e))
     }
 
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError> {

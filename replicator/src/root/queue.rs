@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::request::{Answer, Transaction, WriteError};
 use super::sequencer::Settings;
 use crate::net::node::{BoxFuture, Promise, WriteLimits, WritePath};
-use crate::store::Asker;
+use crate::store::StoreOrder;
 
 /// Room is counted in units of this, so that any configured size fits the semaphore.
 const UNIT_BYTES: usize = 1024;
@@ -43,8 +43,8 @@ impl Submission {
 pub enum Order {
     /// Go on under other settings.
     Use(Settings),
-    /// Raise the format of this node's files to the newest.
-    RaiseFormat(Asker),
+    /// Something of this node's store, between two batches.
+    Store(StoreOrder),
     /// Seal what comes at once, without a window: the process is leaving.
     Hurry,
     /// Let nobody in any more, answer who is in, and end.

@@ -8,6 +8,7 @@
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use quicksilver::environment::Environment;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat};
 use quicksilver_protocol::{Millis, Window};
 
@@ -15,7 +16,7 @@ use super::finalize::{Finalize, FinalizeError};
 use super::queue::{Arrival, Order, Submission, Submissions};
 use super::request::{Answer, Transaction, TxOp, WriteError};
 use super::seal::Sealer;
-use crate::store::{Asker, Committed, FormatRefusal, Pulse, Retention, wall_clock_us};
+use crate::store::{Committed, Pulse, Retention, StoreOrder, wall_clock_us};
 
 /// Pause after a batch that found no space, before the next is tried.
 const PAUSE_WHEN_REFUSED: Duration = Duration::from_millis(100);
@@ -41,6 +42,8 @@ pub trait Outlet: Send {
     fn batch(&mut self, batch: Batch, committed: &Committed);
     /// A control record is final.
     fn control(&mut self, record: ControlRecord);
+    /// Another generation is live.
+    fn switched(&mut self, live: &Environment);
     /// A batch was refused; its writers were told.
     fn refused(&mut self, error: &FinalizeError);
     /// Nothing can be made final any more; the thread ends.
@@ -58,8 +61,8 @@ pub struct Sequencer<F, O> {
     next_heartbeat: Instant,
     /// Taken from the queue, not in a batch yet; in order.
     waiting: Vec<Submission>,
-    /// Who wants the format raised.
-    format_askers: Vec<Asker>,
+    /// For the store, between two batches.
+    store_orders: Vec<StoreOrder>,
     pace: Pace,
     pulse: Pulse,
 }
@@ -105,7 +108,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
             started: now,
             next_heartbeat: now,
             waiting: Vec::new(),
-            format_askers: Vec::new(),
+            store_orders: Vec::new(),
             pace: Pace::Windows,
             pulse,
         }
@@ -174,7 +177,7 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
                 self.finalize.set_retention(settings.retention);
                 self.settings = settings;
             }
-            Order::RaiseFormat(asker) => self.format_askers.push(asker),
+            Order::Store(order) => self.store_orders.push(order),
             Order::Hurry if self.pace == Pace::Windows => self.pace = Pace::Hurry,
             Order::Hurry => {}
             Order::Finish => {
@@ -186,23 +189,22 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
 
     /// What is due between two batches. False when nothing can be final any more.
     fn attend(&mut self) -> bool {
-        let askers = std::mem::take(&mut self.format_askers);
-        askers.into_iter().all(|asker| self.raise_format(asker))
+        let orders = std::mem::take(&mut self.store_orders);
+        orders.into_iter().all(|order| self.have_store(order))
             && (Instant::now() < self.next_heartbeat || self.heartbeat())
     }
 
-    fn raise_format(&mut self, asker: Asker) -> bool {
-        match self.finalize.raise_format() {
-            Ok(change) => {
-                asker.tell(Ok(change));
+    fn have_store(&mut self, order: StoreOrder) -> bool {
+        match self.finalize.obey(order) {
+            Ok(switched) => {
+                if switched {
+                    self.outlet.switched(self.finalize.environment());
+                }
                 true
             }
-            Err(e @ FinalizeError::Refused(_)) => {
-                asker.tell(Err(FormatRefusal::NotRaised(e.to_string())));
-                true
-            }
+            // Whoever gave the order was told.
+            Err(FinalizeError::Refused(_)) => true,
             Err(e @ FinalizeError::Unknown(_)) => {
-                asker.tell(Err(FormatRefusal::Unknown(e.to_string())));
                 self.outlet.failed(&e);
                 false
             }

@@ -12,7 +12,7 @@ use quicksilver_lmdb::WriteTxn;
 pub use quicksilver::build::State;
 
 use super::error::StoreError;
-use super::gc::{self, Retention};
+use super::gc::{self, Keep};
 
 /// Writes `batches`, which must follow `state` and each other, into `txn`, and returns the
 /// bookkeeping after them.
@@ -21,14 +21,13 @@ pub fn apply(
     txn: &mut WriteTxn<'_>,
     state: State,
     batches: &[Batch],
-    retention: Retention,
-    now_us: u64,
+    keep: Keep,
 ) -> Result<State, StoreError> {
     let mut state =
         build::apply::apply(environment, txn, state, batches).map_err(StoreError::of_write)?;
     let pieces = |batch: &Batch| chunk::count(batch.record().len(), environment.page_bytes);
     let appended_pieces = batches.iter().map(pieces).sum();
-    gc::collect(environment, txn, &mut state.log, retention, now_us, appended_pieces)?;
+    gc::collect(environment, txn, &mut state.log, keep, appended_pieces)?;
     state.write(environment.meta, txn)?;
     Ok(state)
 }

@@ -60,10 +60,13 @@ pub enum StoreError {
     /// The storage failed in a way after which the environment must be opened anew.
     #[error("storage failed: {0}; the environment has to be opened anew")]
     Failed(LmdbError),
+    /// It is not known which generation is live on disk; all of them are the same.
+    #[error("switching the generation failed: {0}; the environment has to be opened anew")]
+    Switch(quicksilver::Error),
     /// What is stored is not what was written.
     #[error(transparent)]
     Read(#[from] quicksilver::Error),
-    /// The first generation could not be made.
+    /// A generation could not be made, or is not what it should be. Nothing has changed.
     #[error(transparent)]
     Build(#[from] quicksilver::build::BuildError),
     /// The status page could not be made.

@@ -3,6 +3,7 @@
 //! Invariants:
 //! * A batch leaves the log whole, oldest first, in the same transaction that says so in `meta`.
 //! * The newest batch stays, so that the log always says where it ends.
+//! * What somebody holds ([`super::hold`]) stays, as long as the log is not too long for that.
 //! * A slice is bounded by what the same commit appended, or by one batch where that is more, so
 //!   that the log still shrinks.
 
@@ -14,6 +15,8 @@ use quicksilver_format::{Index, chunk};
 use quicksilver_lmdb::{Transaction, WriteTxn};
 
 use super::error::StoreError;
+use super::hold::LogHolds;
+use super::wall_clock_us;
 
 /// How much of the log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +25,41 @@ pub struct Retention {
     pub max_age_us: u64,
     /// Collect while the log takes more than this on disk.
     pub max_bytes: u64,
+    /// As much more may be held by whoever still needs it.
+    pub held_bytes: u64,
 }
 
 impl Retention {
     /// Nothing is ever collected.
-    pub const UNLIMITED: Retention = Retention { max_age_us: u64::MAX, max_bytes: u64::MAX };
+    pub const UNLIMITED: Retention =
+        Retention { max_age_us: u64::MAX, max_bytes: u64::MAX, held_bytes: u64::MAX };
+}
+
+/// What is to be kept by one commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    retention: Retention,
+    now_us: u64,
+    /// Entries after this are needed by somebody.
+    needed_after: Option<Index>,
+}
+
+impl Keep {
+    /// As it is now, in a map of so many bytes.
+    pub fn now(mut retention: Retention, holds: &LogHolds, map_bytes: usize) -> Self {
+        // The map has to hold the data, too.
+        retention.held_bytes = retention.held_bytes.min(map_bytes as u64 / 8);
+        Keep { retention, now_us: wall_clock_us(), needed_after: holds.needed_after() }
+    }
+
+    /// Whether the oldest batch has to go, where the log takes so many bytes.
+    fn drops(&self, oldest: &Oldest, log_bytes: u64) -> bool {
+        let Retention { max_age_us, max_bytes, held_bytes } = self.retention;
+        let expired = self.now_us.saturating_sub(oldest.sealed_at_us) > max_age_us;
+        let held = self.needed_after.is_some_and(|index| oldest.last > index)
+            && log_bytes <= max_bytes.saturating_add(held_bytes);
+        (expired || log_bytes > max_bytes) && !held
+    }
 }
 
 /// Pieces that may be collected with a commit that appended none.
@@ -45,16 +78,14 @@ pub fn collect(
     environment: &Environment,
     txn: &mut WriteTxn<'_>,
     log: &mut LogState,
-    retention: Retention,
-    now_us: u64,
+    keep: Keep,
     appended_pieces: usize,
 ) -> Result<(), StoreError> {
     let mut budget = SLICE_PIECES + 2 * appended_pieces;
     while budget > 0 && log.oldest < log.last.index {
         let Some(oldest) = oldest(environment, txn)? else { return Ok(()) };
-        let expired = now_us.saturating_sub(oldest.sealed_at_us) > retention.max_age_us;
         let newest = oldest.last >= log.last.index;
-        if newest || !(expired || log_bytes(environment, txn)? > retention.max_bytes) {
+        if newest || !keep.drops(&oldest, log_bytes(environment, txn)?) {
             return Ok(());
         }
         let mut cursor = txn.write_cursor(environment.log)?;
@@ -94,7 +125,5 @@ fn oldest(environment: &Environment, txn: &WriteTxn<'_>) -> Result<Option<Oldest
 }
 
 fn log_bytes(environment: &Environment, txn: &WriteTxn<'_>) -> Result<u64, StoreError> {
-    let stat = txn.stat(environment.log)?;
-    let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
-    Ok(pages * environment.page_bytes as u64)
+    Ok(txn.stat(environment.log)?.pages() * environment.page_bytes as u64)
 }

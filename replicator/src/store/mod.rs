@@ -3,16 +3,21 @@
 //! [`Store::apply`] is the only way in: it takes batches that continue the log and writes data,
 //! log, index, running hash and digest in one LMDB transaction ([`apply`](mod@apply)). `create`
 //! makes the first generation, [`Standby`] is on the way to become the one writer, [`gc`] collects
-//! the oldest log, and [`writer`] is the thread on which a relay applies what its upstream sends.
+//! the oldest log, [`writer`] is the thread on which a relay applies what its upstream sends, and
+//! [`maintenance`] is the one that compacts, takes snapshots and verifies.
 //!
 //! What is written is in the format that the database is in; [`Store::raise_format`] changes it.
+//! [`Store::switch`] goes on in another generation. Both are for between two commits
+//! ([`StoreOrder`]).
 
 pub mod apply;
 mod create;
 mod error;
 pub mod gc;
+pub mod hold;
+pub mod maintenance;
+mod order;
 mod pulse;
-mod raise;
 mod standby;
 pub mod writer;
 
@@ -21,7 +26,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use quicksilver::Reader;
-use quicksilver::build::{self, RoleLock};
+use quicksilver::build::rebuild::Rebuilt;
+use quicksilver::build::{self, RoleLock, directory};
 use quicksilver::environment::Environment;
 use quicksilver::status_page::StatusWriter;
 use quicksilver_format::layout;
@@ -33,9 +39,13 @@ use quicksilver_lmdb::Transaction;
 pub use apply::State;
 pub use create::Sizes;
 pub use error::StoreError;
+use gc::Keep;
 pub use gc::Retention;
+pub use hold::LogHolds;
+pub use order::{
+    Asker, FormatAnswer, FormatChange, FormatRefusal, StoreOrder, SwitchAnswer, SwitchRefusal,
+};
 pub use pulse::Pulse;
-pub use raise::{Asker, FormatAnswer, FormatChange, FormatRefusal};
 pub use standby::{Standby, take_role};
 
 /// Microseconds since the Unix epoch: for the fields that people and graphs read, and for the age
@@ -96,6 +106,7 @@ pub struct Store {
     identity: Identity,
     state: State,
     retention: Retention,
+    holds: LogHolds,
     page: StatusWriter,
     /// Last: the role is given up after everything else.
     _tenure: Tenure,
@@ -122,6 +133,9 @@ impl Store {
         mut environment: Environment,
         role: RoleLock,
     ) -> Result<Self, StoreError> {
+        // The rename of CURRENT that a crash came after may not be on disk yet, and what is committed
+        // from here on is in the generation that it names.
+        directory::sync(&dir)?;
         // After a crash a read transaction can show the state before the last durable commit as
         // long as another process holds the environment open; a write transaction cannot.
         let txn = environment.env.write()?;
@@ -145,6 +159,7 @@ impl Store {
             identity,
             state,
             retention: Retention::UNLIMITED,
+            holds: LogHolds::default(),
             page,
             _tenure: tenure,
         };
@@ -158,6 +173,11 @@ impl Store {
     /// From the next commit on, keeps no more of the log than this.
     pub fn set_retention(&mut self, retention: Retention) {
         self.retention = retention;
+    }
+
+    /// Where others say which part of the log must stay.
+    pub fn holds(&self) -> &LogHolds {
+        &self.holds
     }
 
     /// A reader, for this process; it shares the environment.
@@ -202,9 +222,9 @@ impl Store {
         }
         if !batches.is_empty() {
             let mut txn = self.environment.env.write()?;
-            let (retention, now_us) = (self.retention, wall_clock_us());
-            let state =
-                apply::apply(&self.environment, &mut txn, self.state, batches, retention, now_us)?;
+            let keep =
+                Keep::now(self.retention, &self.holds, self.environment.env.info()?.map_bytes);
+            let state = apply::apply(&self.environment, &mut txn, self.state, batches, keep)?;
             txn.commit()?;
             self.state = state;
             self.publish();
@@ -245,6 +265,37 @@ impl Store {
             );
         }
         Ok(change)
+    }
+
+    /// Goes on in `copy`, which is brought to where this generation is; returns that one, which readers
+    /// may still be in. Nobody is held up for longer than a commit takes.
+    ///
+    /// # Errors
+    /// [`StoreError::Build`] when the copy is of no use; then it is gone, and nothing has changed.
+    /// After [`StoreError::Switch`] this store must not be used any more.
+    pub fn switch(&mut self, copy: Rebuilt) -> Result<Environment, StoreError> {
+        let next = copy.finish()?.generation;
+        let max_readers = self.environment.env.info()?.max_readers;
+        let ready = build::open_writer(&self.dir, next, max_readers).and_then(|environment| {
+            let state = State::read(&environment, &environment.env.read()?)?;
+            Ok((environment, state))
+        });
+        let (environment, state) = match ready {
+            Ok(ready) => ready,
+            Err(e) => {
+                // What is left of it goes at the next start.
+                let _ = directory::remove_generation(&self.dir, next);
+                return Err(e.into());
+            }
+        };
+        // From here until readers are told, nobody writes to either.
+        directory::set_current(&self.dir, next).map_err(StoreError::Switch)?;
+        self.page.set_generation(next);
+        let before = std::mem::replace(&mut self.environment, environment);
+        self.state = state;
+        self.publish();
+        tracing::info!(from = %before.generation, to = %next, "generation switched");
+        Ok(before)
     }
 
     /// Pages one commit of `entries` with `payload_bytes` may dirty, at most: every random key

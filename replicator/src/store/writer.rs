@@ -12,10 +12,11 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
 
-use super::{Asker, Committed, FormatRefusal, Pulse, Retention, Store, StoreError};
+use super::{Committed, Pulse, Retention, Store, StoreError, StoreOrder};
 
 /// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
 const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
@@ -35,8 +36,8 @@ pub enum Command {
     SetState(NodeState),
     /// From the next commit on, keep no more of the log than this.
     SetRetention(Retention),
-    /// Raise the format to the newest.
-    RaiseFormat(Asker),
+    /// Something of the store, between two commits.
+    Store(StoreOrder),
     /// Finish what has arrived, and end.
     Stop,
 }
@@ -54,6 +55,8 @@ pub trait Observer: Send {
     fn out_of_step(&mut self, error: &StoreError, end: Position, forget: &mut dyn FnMut());
     /// The upstream's history was taken over.
     fn history_adopted(&mut self, history: HistoryId, end: Position);
+    /// Another generation is live.
+    fn switched(&mut self, live: &Environment);
     /// What is stored under some key is damaged, so nothing more can be applied. What is there
     /// goes on being served.
     fn damaged(&mut self, error: &StoreError);
@@ -80,6 +83,12 @@ pub fn run(
             Ok(Next::Stop) => break,
             Err(e) if e.is_transient() => {
                 observer.waiting_for_space(&e);
+                // Another generation may have the space.
+                if let Err(e) = obey_first(&mut store, &mut pending, observer) {
+                    store.set_state(NodeState::Failed);
+                    observer.failed(&e);
+                    return;
+                }
                 if pending.iter().any(|command| matches!(command, Command::Stop)) {
                     break;
                 }
@@ -180,24 +189,39 @@ fn step(
             }
             Command::SetState(state) => store.set_state(state),
             Command::SetRetention(retention) => store.set_retention(retention),
-            Command::RaiseFormat(asker) => match store.raise_format() {
-                Ok(change) => asker.tell(Ok(change)),
-                Err(e) => {
-                    asker.tell(Err(FormatRefusal::of(&e)));
-                    // Whoever asked for it tries again.
-                    if !e.is_transient() {
-                        return Err(e);
-                    }
+            Command::Store(order) => {
+                if store.obey(order)? {
+                    observer.switched(store.environment());
                 }
-            },
+            }
             Command::Stop => return Ok(Next::Stop),
         }
     }
     Ok(Next::Go)
 }
 
+/// Carries out the orders to the store, before everything else that is pending.
+fn obey_first(
+    store: &mut Store,
+    pending: &mut VecDeque<Command>,
+    observer: &mut dyn Observer,
+) -> Result<(), StoreError> {
+    let commands = std::mem::take(pending);
+    for command in commands {
+        match command {
+            Command::Store(order) => {
+                if store.obey(order)? {
+                    observer.switched(store.environment());
+                }
+            }
+            other => pending.push_back(other),
+        }
+    }
+    Ok(())
+}
+
 /// The batches of the next commit: all that are pending, up to a bound on its dirty pages.
-/// Heartbeats and states between them do not hold a commit back; a new history and a new format do.
+/// Heartbeats and states between them do not hold a commit back; a new history and orders to the store do.
 fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     let (mut entries, mut payload_bytes) = (0, 0);
@@ -213,7 +237,7 @@ fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
                 batches.push(batch.clone());
             }
             Command::Heartbeat(_) | Command::SetState(_) | Command::SetRetention(_) => {}
-            Command::AdoptHistory(_) | Command::RaiseFormat(_) | Command::Stop => break,
+            Command::AdoptHistory(_) | Command::Store(_) | Command::Stop => break,
         }
     }
     batches

@@ -26,6 +26,7 @@ use super::scan::Match;
 use crate::net::node::{Node, ReadError, WriteLimits, WritePath};
 use crate::net::{HEAVY_BYTES, heavy};
 use crate::root::request::{OpAnswer, Transaction, TxOp};
+use crate::store::maintenance::JobKind;
 
 /// Keys a SCAN step returns unless COUNT says otherwise, and at most.
 const SCAN_DEFAULT_KEYS: usize = 10;
@@ -239,6 +240,8 @@ impl Session {
                 }
                 _ => Reply::Error(SYNTAX_ERROR.to_owned()),
             },
+            Verb::QsCompact => self.begin_job(JobKind::Compaction, output).await?,
+            Verb::QsVerify => self.begin_job(JobKind::Verification, output).await?,
             Verb::Multi => {
                 self.multi = Some(Queued::default());
                 Reply::OK
@@ -258,6 +261,18 @@ impl Session {
         };
         output.push(reply, self.protocol);
         Ok(Flow::Continue)
+    }
+
+    /// Its number is the answer; how it goes and how it ends is in the status.
+    async fn begin_job<W: AsyncWrite + Unpin>(
+        &self,
+        kind: JobKind,
+        output: &mut Output<W>,
+    ) -> io::Result<Reply> {
+        Ok(match output.drive(self.service.node.begin_job(kind)).await? {
+            Ok(job) => Reply::Integer(i64::try_from(job).unwrap_or(i64::MAX)),
+            Err(refusal) => Reply::Error(format!("TRYAGAIN {refusal}")),
+        })
     }
 
     fn hello(&mut self, arguments: &[Bytes]) -> Reply {

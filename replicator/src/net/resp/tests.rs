@@ -148,7 +148,7 @@ async fn connection_commands() {
             "*4\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n$10\r\nmaxclients\r\n$1\r\n2\r\n",
         ),
         ("CONFIG GET nothing", "*0\r\n"),
-        ("COMMAND COUNT", ":38\r\n"),
+        ("COMMAND COUNT", ":40\r\n"),
         ("COMMAND DOCS get", "*0\r\n"),
         ("COMMAND INFO nope", "*1\r\n*-1\r\n"),
         (
@@ -285,6 +285,18 @@ async fn a_relay_reads_and_refuses_writes() {
     for line in ["redis_version:7.0.0\r\n", "role:slave\r\n", "loading:1\r\n", "name:dns\r\n"] {
         assert!(info.contains(line), "{info}");
     }
+}
+
+/// A job is begun, and its number is the answer; while one runs, another is not.
+#[tokio::test]
+async fn jobs_of_the_maintenance() {
+    let mut talk = talk_to(&MemoryNode::relay());
+    talk.expect("QS.VERIFY", ":1\r\n").await;
+    let busy = "-TRYAGAIN a verification runs (job 1); it is one at a time, ask again when it has \
+                ended\r\n";
+    talk.expect("QS.COMPACT", busy).await;
+    talk.expect("QS.COMPACT now", "-ERR wrong number of arguments for 'qs.compact' command\r\n")
+        .await;
 }
 
 /// What format the files are in is no command on data: it works at a root and at a relay alike.

@@ -1,0 +1,366 @@
+//! What a store needs done beside its commits: compaction, snapshots, verification, and taking old
+//! generations away. One thing at a time, on a thread of its own, in slices.
+//!
+//! A job is begun when somebody asks for it, or by itself when it is due ([`rule`]). It reads the live
+//! generation in short transactions, at a bounded rate, and changes nothing of it; when it has made
+//! the next one, the writer's thread goes on in that between two commits
+//! ([`StoreOrder::Switch`]).
+//!
+//! Invariants:
+//! * the thread ends before the role lock is given up: what it makes, it makes as the writer;
+//! * a job that fails, or is told to end, leaves nothing behind.
+
+mod compaction;
+mod old_generations;
+mod rule;
+mod status;
+mod throttle;
+mod verification;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use quicksilver::build::{BuildError, directory};
+use quicksilver::environment::Environment;
+
+use super::{Asker, LogHolds, StoreOrder, SwitchRefusal, wall_clock_us};
+
+use self::old_generations::OldGenerations;
+
+pub use self::rule::{CheckRoomError, NoRoom, Pages, check_room, free_bytes};
+pub use self::status::{JobKind, JobOutcome, JobStatus, MaintenanceStatus, OldGenerationStatus};
+
+/// How often it is looked whether somebody is still in an old generation.
+const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether something is due.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// When a job that began by itself has failed, or ended, the next waits so long.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// The first verification of a process comes after this, or after the configured interval if that is
+/// shorter: a process that is often restarted verifies, too.
+const FIRST_VERIFICATION: Duration = Duration::from_secs(3600);
+
+/// What the maintenance is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of the map of the next generation.
+    pub map_bytes: usize,
+    /// Its reader slots.
+    pub max_readers: u32,
+    /// Freed bytes that old readers may hold back.
+    pub reader_hold_bytes: u64,
+    /// Whether a file with many free pages is compacted without being asked.
+    pub compacts_by_itself: bool,
+    /// From which size.
+    pub compact_min_bytes: u64,
+    /// From which share of free pages.
+    pub compact_free_percent: u8,
+    /// Most bytes a second that are copied.
+    pub copy_bytes_per_second: u64,
+    /// How long an old generation stays for readers that are in it.
+    pub old_generation_patience: Duration,
+    /// How often everything is verified; `None` for never.
+    pub verify_interval: Option<Duration>,
+    /// Most bytes a second that this reads.
+    pub verify_bytes_per_second: u64,
+}
+
+impl Default for Settings {
+    /// Does nothing by itself, and what it is asked for as fast as it can.
+    fn default() -> Self {
+        Settings {
+            map_bytes: 16 << 30,
+            max_readers: 4096,
+            reader_hold_bytes: u64::MAX,
+            compacts_by_itself: false,
+            compact_min_bytes: 0,
+            compact_free_percent: 50,
+            copy_bytes_per_second: u64::MAX,
+            old_generation_patience: Duration::ZERO,
+            verify_interval: None,
+            verify_bytes_per_second: u64::MAX,
+        }
+    }
+}
+
+/// How the maintenance gets at a store that another thread writes.
+pub struct StoreAccess {
+    /// The database's directory.
+    pub dir: PathBuf,
+    /// The live generation.
+    pub live: Box<dyn Fn() -> Environment + Send>,
+    /// The way to the writer's thread.
+    pub order: Box<dyn Fn(StoreOrder) + Send>,
+    /// Where the log is held.
+    pub holds: LogHolds,
+}
+
+impl std::fmt::Debug for StoreAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoreAccess({})", self.dir.display())
+    }
+}
+
+/// A job was not begun.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotStarted {
+    /// One at a time.
+    #[error("a {kind} runs (job {job}); it is one at a time, ask again when it has ended", kind = .kind.name())]
+    Busy {
+        /// The one that runs.
+        job: u64,
+        /// What it does.
+        kind: JobKind,
+    },
+    /// The process is leaving.
+    #[error("the process is leaving; ask the next one")]
+    Leaving,
+}
+
+/// The number of a job that was begun.
+pub type StartAnswer = Result<u64, NotStarted>;
+
+#[derive(Debug)]
+enum Request {
+    Use(Settings),
+    Start(JobKind, Asker<StartAnswer>),
+    End,
+}
+
+/// The way to the thread. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    requests: Sender<Request>,
+    view: View,
+}
+
+impl Maintenance {
+    /// Starts the thread, which begins with taking away what a crash has left.
+    pub fn start(access: StoreAccess, settings: Settings) -> io::Result<(Self, JoinHandle<()>)> {
+        let (requests, received) = mpsc::channel();
+        let view = View::default();
+        let mut worker = Worker {
+            access,
+            desk: Desk { settings, received, view: view.clone(), running: None, ending: false },
+            old: OldGenerations::default(),
+            jobs: 0,
+            looked: Instant::now(),
+            compact_after: Instant::now(),
+            verify_after: settings
+                .verify_interval
+                .map(|i| Instant::now() + i.min(FIRST_VERIFICATION)),
+        };
+        let thread = thread::Builder::new().name("maintenance".into());
+        let thread = thread.spawn(move || worker.run())?;
+        Ok((Maintenance { requests, view }, thread))
+    }
+
+    /// Begins a job; whoever asks is told its number, and finds its end in [`Self::status`].
+    pub fn begin(&self, kind: JobKind, asker: Asker<StartAnswer>) {
+        if let Err(mpsc::SendError(Request::Start(_, asker))) =
+            self.requests.send(Request::Start(kind, asker))
+        {
+            asker.tell(Err(NotStarted::Leaving));
+        }
+    }
+
+    /// Goes on under other settings.
+    pub fn take_over(&self, settings: Settings) {
+        // One that has ended needs none.
+        let _ = self.requests.send(Request::Use(settings));
+    }
+
+    /// Gives up what runs, and ends.
+    pub fn end(&self) {
+        let _ = self.requests.send(Request::End);
+    }
+
+    /// What runs, and what ran last.
+    pub fn status(&self) -> MaintenanceStatus {
+        self.view.lock().clone()
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct View(Arc<Mutex<MaintenanceStatus>>);
+
+impl View {
+    fn lock(&self) -> MutexGuard<'_, MaintenanceStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a job did not do what it was for.
+#[derive(Debug, thiserror::Error)]
+enum JobError {
+    #[error("it was given up: the process is leaving")]
+    Ended,
+    #[error(transparent)]
+    Room(#[from] CheckRoomError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Read(#[from] quicksilver::Error),
+    #[error(transparent)]
+    Switch(#[from] SwitchRefusal),
+    #[error("the writer has ended, or applies nothing more; /status says why")]
+    NoWriter,
+}
+
+/// What a job did.
+#[derive(Debug, Default)]
+struct Done {
+    message: String,
+    snapshot: Option<String>,
+    problems: u64,
+}
+
+/// Where requests arrive, also while a job runs.
+#[derive(Debug)]
+struct Desk {
+    settings: Settings,
+    received: Receiver<Request>,
+    view: View,
+    running: Option<(u64, JobKind, Instant)>,
+    ending: bool,
+}
+
+/// The thread.
+#[derive(Debug)]
+struct Worker {
+    access: StoreAccess,
+    desk: Desk,
+    old: OldGenerations,
+    jobs: u64,
+    looked: Instant,
+    compact_after: Instant,
+    verify_after: Option<Instant>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let live = (self.access.live)().generation;
+        if let Err(error) = directory::remove_others(&self.access.dir, live) {
+            tracing::warn!(%error, "what a crash has left could not be removed");
+        }
+        while !self.desk.ending {
+            if let Some((kind, asker)) = self.desk.next(TICK) {
+                self.jobs += 1;
+                asker.tell(Ok(self.jobs));
+                self.job(kind, "asked for");
+            }
+            self.old.look(&self.access.dir, self.desk.settings.old_generation_patience);
+            self.desk.view.lock().old_generations = self.old.status();
+            self.begin_what_is_due();
+        }
+    }
+
+    fn begin_what_is_due(&mut self) {
+        let now = Instant::now();
+        if self.desk.ending || now < self.looked + LOOK_INTERVAL {
+            return;
+        }
+        self.looked = now;
+        if now >= self.compact_after {
+            match Pages::of(&(self.access.live)()) {
+                Ok(pages) => {
+                    if let Some(reason) = pages.compaction_due(&self.desk.settings) {
+                        self.jobs += 1;
+                        self.job(JobKind::Compaction, &reason);
+                        self.compact_after = Instant::now() + PAUSE_AFTER_FAILURE;
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the free pages could not be counted"),
+            }
+        }
+        self.verify_after = match (self.verify_after, self.desk.settings.verify_interval) {
+            (_, None) => None,
+            (None, Some(interval)) => Some(now + interval.min(FIRST_VERIFICATION)),
+            (Some(at), Some(interval)) if now >= at => {
+                self.jobs += 1;
+                self.job(JobKind::Verification, "it is time");
+                Some(Instant::now() + interval)
+            }
+            (later, Some(_)) => later,
+        };
+    }
+
+    fn job(&mut self, kind: JobKind, reason: &str) {
+        let (job, began) = (self.jobs, Instant::now());
+        tracing::info!(job, kind = kind.name(), reason, "begun");
+        self.desk.running = Some((job, kind, began));
+        self.desk.view.lock().running =
+            Some(JobStatus { job, kind, reason: reason.to_owned(), ..JobStatus::default() });
+        let ended = match kind {
+            JobKind::Compaction => self.compact(),
+            JobKind::Verification => self.verify(),
+        };
+        self.desk.running = None;
+        let seconds = began.elapsed().as_secs_f64();
+        let ok = ended.as_ref().is_ok_and(|done| done.problems == 0);
+        let done =
+            ended.unwrap_or_else(|error| Done { message: error.to_string(), ..Done::default() });
+        let Done { message, snapshot, problems } = done;
+        if ok {
+            tracing::info!(job, kind = kind.name(), seconds, "{message}");
+        } else {
+            tracing::error!(job, kind = kind.name(), seconds, "{message}");
+        }
+        let ended = wall_clock_us() / 1_000_000;
+        let mut view = self.desk.view.lock();
+        view.running = None;
+        let outcome = JobOutcome { job, ok, message, seconds, ended, snapshot, problems };
+        view.last.insert(kind, outcome);
+    }
+}
+
+impl Desk {
+    /// The next job that is asked for, if one is within this time.
+    fn next(&mut self, wait: Duration) -> Option<(JobKind, Asker<StartAnswer>)> {
+        match self.received.recv_timeout(wait) {
+            Ok(Request::Start(kind, asker)) => Some((kind, asker)),
+            Ok(Request::Use(settings)) => {
+                self.settings = settings;
+                None
+            }
+            Ok(Request::End) | Err(RecvTimeoutError::Disconnected) => {
+                self.ending = true;
+                None
+            }
+            Err(RecvTimeoutError::Timeout) => None,
+        }
+    }
+
+    /// Shows how far a job is, pauses as `throttle` says, and answers who asks meanwhile. False when
+    /// the job is to be given up.
+    fn goes_on(&mut self, done_bytes: u64, total_bytes: u64, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        if let (Some(status), Some((.., began))) = (&mut self.view.lock().running, self.running) {
+            let seconds = began.elapsed().as_secs_f64();
+            status.done_bytes = done_bytes;
+            status.total_bytes = total_bytes.max(done_bytes);
+            status.seconds = seconds;
+            let left = status.total_bytes - done_bytes;
+            status.eta_seconds =
+                (done_bytes > 0).then(|| seconds * left as f64 / done_bytes as f64);
+        }
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if let Some((_, asker)) = self.next(left) {
+                let (job, kind, _) = self.running.unwrap_or((0, JobKind::default(), until));
+                asker.tell(Err(NotStarted::Busy { job, kind }));
+            }
+            if self.ending {
+                return false;
+            }
+            if Instant::now() >= until {
+                return true;
+            }
+        }
+    }
+}
