@@ -6,6 +6,7 @@
 //! DIR/open.lock          flock around opening and closing an environment
 //! DIR/status             the shared status page
 //! DIR/gen-000001/        one LMDB environment
+//! DIR/snapshots/         snapshot files
 //! ```
 
 use std::fmt;
@@ -21,6 +22,11 @@ pub const ROLE_LOCK: &str = "role.lock";
 pub const OPEN_LOCK: &str = "open.lock";
 /// The shared status page.
 pub const STATUS: &str = "status";
+
+/// Directory of snapshot files.
+pub const SNAPSHOTS: &str = "snapshots";
+/// What the name of a snapshot file ends with.
+pub const SNAPSHOT_SUFFIX: &str = ".snapshot";
 
 /// User keys to cells.
 pub const BUCKET_DATA: &str = "data";

@@ -23,6 +23,7 @@ pub mod hash;
 pub mod ids;
 pub mod layout;
 pub mod limits;
+pub mod manifest;
 pub mod meta;
 #[cfg(feature = "next-format")]
 pub mod next;

@@ -56,6 +56,10 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
     pub(crate) fn end(self) -> Result<(), FormatError> {
         match self.bytes.len() - self.at {
             0 => Ok(()),

@@ -61,6 +61,33 @@ struct LongValue<'b> {
     value: &'b [u8],
 }
 
+/// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
+pub const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
+
+/// Pages that a commit of `entries` with `payload_bytes` may dirty, at most: every random key dirties
+/// a leaf of its own, but there are only so many leaves.
+pub fn dirty_pages(environment: &Environment, entries: usize, payload_bytes: usize) -> usize {
+    let leaves = environment
+        .env
+        .read()
+        .and_then(|txn| txn.stat(environment.data))
+        .map_or(usize::MAX, |stat| usize::try_from(stat.leaf_pages).unwrap_or(usize::MAX));
+    // Cells or chunks once, the log once, and as much again for pages that are half full.
+    let new_pages = 4 * payload_bytes / environment.page_bytes;
+    entries.min(leaves).saturating_add(new_pages)
+}
+
+/// How many of the batches fit one commit; at least one.
+pub fn one_commit(environment: &Environment, batches: &[Batch]) -> usize {
+    let (mut entries, mut payload_bytes) = (0, 0);
+    let fit = batches.iter().take_while(|batch| {
+        entries += batch.len();
+        payload_bytes += batch.payload_bytes();
+        dirty_pages(environment, entries, payload_bytes) <= DIRTY_PAGES_PER_COMMIT
+    });
+    fit.count().max(1).min(batches.len())
+}
+
 /// Writes `batches`, which must follow `state` and each other, into `txn`, and returns the
 /// bookkeeping after them, which is for the caller to write.
 pub fn apply(

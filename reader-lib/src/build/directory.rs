@@ -15,7 +15,7 @@ use crate::error::Error;
 /// Readers of the group may enter; only the writer makes files.
 const DIRECTORY_MODE: u32 = 0o750;
 /// Readers of the group may read the data, and which generation is live.
-const DATA_MODE: u32 = 0o640;
+pub(super) const DATA_MODE: u32 = 0o640;
 /// Readers of the group write their slots.
 const READER_TABLE_MODE: u32 = 0o660;
 

@@ -72,6 +72,14 @@ pub enum BuildError {
         /// What the copy came to.
         copy: String,
     },
+    /// A snapshot file is not what it should be. Nothing was made of it.
+    #[error("{path}: {problem}; the snapshot was not used, take another copy of it", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The log was collected before it could be copied. The copy was thrown away.
     #[error(
         "{path}: the copy needs the log from index {expected} on, which begins at {found} by now; the \

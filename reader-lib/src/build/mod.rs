@@ -23,6 +23,7 @@
 //! * [`Builder::beside`] makes another generation of one that is there, and [`switch_to`] makes
 //!   that one live.
 //! * [`rebuild`](mod@rebuild) makes another generation out of the live one, without its free pages.
+//! * [`snapshot`] writes the live generation into one file, and makes a generation of such a file.
 //! * [`append`] adds a batch to an opened generation, as a replicator's commit does.
 //! * [`raise_format`] raises an opened generation to the newest format, which is what
 //!   `qsctl format finalize` asks for.
@@ -45,6 +46,7 @@ mod format;
 mod next;
 pub mod rebuild;
 mod role;
+pub mod snapshot;
 mod walk;
 
 use std::fs;
@@ -68,9 +70,9 @@ pub use error::{BuildError, Result};
 pub use format::{FormatChange, raise as raise_format};
 pub use role::RoleLock;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, live_generation};
 use crate::error::Error;
-use crate::status_page::{StatusPage, StatusWriter};
+use crate::status_page::StatusWriter;
 
 /// Entries of one batch, and of one commit. Half of what the format allows: random keys with long
 /// names dirty branch pages too, and a transaction holds only so many.
@@ -327,8 +329,8 @@ impl Drop for Unfinished {
 /// database, and commits nothing between the end of the old generation and this.
 ///
 /// # Errors
-/// A generation of another database, or one that would take readers back in time; then nothing has
-/// changed. Or what the system says.
+/// A generation of another database, or one that would take readers back in time: that is behind the
+/// live one and of the same history; then nothing has changed. Or what the system says.
 pub fn switch_to(dir: &Path, generation: Generation) -> Result<()> {
     let path = dir.join(generation.to_string());
     let options = EnvOptions {
@@ -338,17 +340,16 @@ pub fn switch_to(dir: &Path, generation: Generation) -> Result<()> {
     };
     let environment = open_buckets(path.clone(), generation, Env::open_reader(&path, &options)?)?;
     let db_id = environment.db_id;
-    let state = State::read(&environment, &environment.env.read()?)?;
+    let txn = environment.env.read()?;
+    let state = State::read(&environment, &txn)?;
+    let history = environment.identity(&txn)?.history;
+    drop(txn);
     drop(environment);
-    if let Ok(page) = StatusPage::open(&dir.join(layout::STATUS)) {
-        if page.db_id() != db_id {
-            let (expected, found) = (page.db_id(), db_id);
-            return Err(Error::WrongDatabase { path, expected, found }.into());
-        }
-        let (found, live) = (state.applied.position.index, page.index());
-        if found < live {
-            return Err(BuildError::Behind { path, found, live });
-        }
+    match live_generation(dir) {
+        Ok(live) => refuse_the_past(dir, live, &path, db_id, history, &state)?,
+        // The first one.
+        Err(Error::NoDatabase { .. }) => {}
+        Err(e) => return Err(e.into()),
     }
     directory::sync(&path.join("data.mdb"))?;
     directory::sync(&path)?;
@@ -356,6 +357,29 @@ pub fn switch_to(dir: &Path, generation: Generation) -> Result<()> {
     let page = open_page(dir, db_id)?;
     page.set_generation(generation);
     publish(&page, &state);
+    Ok(())
+}
+
+/// A generation that replaces `live` is of the same database, and not behind it in the same past.
+fn refuse_the_past(
+    dir: &Path,
+    live: Generation,
+    path: &Path,
+    db_id: DbId,
+    history: HistoryId,
+    state: &State,
+) -> Result<()> {
+    let environment = Environment::open_reader(dir, live)?;
+    if environment.db_id != db_id {
+        let (path, expected, found) = (path.to_owned(), environment.db_id, db_id);
+        return Err(Error::WrongDatabase { path, expected, found }.into());
+    }
+    let txn = environment.env.read()?;
+    let live = environment.applied(&txn)?.position.index;
+    let found = state.applied.position.index;
+    if environment.identity(&txn)?.history == history && found < live {
+        return Err(BuildError::Behind { path: path.to_owned(), found, live });
+    }
     Ok(())
 }
 

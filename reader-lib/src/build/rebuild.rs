@@ -96,8 +96,9 @@ impl Rebuilt {
             let (path, found) = (self.unfinished.path.clone(), first.first());
             return Err(BuildError::Collected { path, expected: after.next(), found });
         }
+        let batches = &batches[..apply::one_commit(&self.target, &batches)];
         let mut txn = self.target.env.write()?;
-        let state = apply::apply(&self.target, &mut txn, self.state, &batches)?;
+        let state = apply::apply(&self.target, &mut txn, self.state, batches)?;
         state.write(self.target.meta, &mut txn)?;
         txn.commit()?;
         self.state = state;

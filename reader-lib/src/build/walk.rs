@@ -100,6 +100,11 @@ impl<'a> Walk<'a> {
         Ok(Walk { source, until, slice_bytes, progress, seen })
     }
 
+    /// How far it is.
+    pub(super) fn seen(&self) -> Progress {
+        self.seen
+    }
+
     /// Walks one part; `None` when told to end.
     pub(super) fn walk(&mut self, part: Part, sink: &mut impl Sink) -> Result<Option<Taken>> {
         let (mut taken, mut last) = (Taken::default(), None);

@@ -298,18 +298,9 @@ impl Store {
         Ok(before)
     }
 
-    /// Pages one commit of `entries` with `payload_bytes` may dirty, at most: every random key
-    /// dirties a leaf of its own, but there are only so many leaves.
+    /// Pages one commit of `entries` with `payload_bytes` may dirty, at most.
     pub fn dirty_pages(&self, entries: usize, payload_bytes: usize) -> usize {
-        let leaves = self
-            .environment
-            .env
-            .read()
-            .and_then(|txn| txn.stat(self.environment.data))
-            .map_or(usize::MAX, |stat| usize::try_from(stat.leaf_pages).unwrap_or(usize::MAX));
-        // Cells or chunks once, the log once, and as much again for pages that are half full.
-        let new_pages = 4 * payload_bytes / self.environment.page_bytes;
-        entries.min(leaves).saturating_add(new_pages)
+        build::apply::dirty_pages(&self.environment, entries, payload_bytes)
     }
 
     /// Publishes what the replicator is doing.

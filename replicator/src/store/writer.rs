@@ -12,14 +12,13 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use quicksilver::build::apply::DIRTY_PAGES_PER_COMMIT;
 use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
 
 use super::{Committed, Pulse, Retention, Store, StoreError, StoreOrder};
 
-/// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
-const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
 /// Pause before a commit is tried again that found no space.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,223 @@
+//! Making a generation of a snapshot.
+
+use std::ops::Range;
+use std::path::Path;
+
+use quicksilver_format::layout::{BUCKET_DATA, BUCKET_LOG, Generation};
+use quicksilver_format::manifest::{Pairs, Section};
+use quicksilver_format::meta::{Applied, LogState};
+use quicksilver_format::{Batch, Cell, FormatError, Index, StateDigest, chunk};
+
+use super::super::walk::Progress;
+use super::super::{BuildError, Builder, Built, Options, Result, State, apply, directory};
+use super::SnapshotFile;
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::log::Record;
+
+/// Bytes that one commit of the new generation has.
+const COMMIT_BYTES: usize = 64 << 20;
+
+/// Makes `generation` of the database in `dir` out of a snapshot, for
+/// [`switch_to`](super::super::switch_to). The caller is the writer of that database. `progress` is
+/// called after each commit; when it says false, the generation is given up, and the result is
+/// `None`.
+///
+/// # Errors
+/// [`Error::WrongDatabase`] when it is of another one than `options` say, [`BuildError::Damaged`], a
+/// format that this release cannot write, or what the system says. Nothing is left then.
+pub fn restore(
+    snapshot: &SnapshotFile,
+    dir: &Path,
+    generation: Generation,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Option<Built>> {
+    let manifest = snapshot.manifest();
+    let (expected, found) = (options.db_id, manifest.identity.db_id);
+    if expected != found {
+        let path = snapshot.path().to_owned();
+        return Err(Error::WrongDatabase { path, expected, found }.into());
+    }
+    let begun =
+        Builder::beside(dir, generation, manifest.start, manifest.database_format, options)?;
+    // In this order: the environment is closed before its directory goes.
+    let Builder { unfinished, environment: target, .. } = begun;
+    if target.page_bytes != manifest.page_bytes as usize {
+        let (here, there) = (target.page_bytes, manifest.page_bytes);
+        let problem = format!("made where pages have {there} bytes, here they have {here}");
+        return Err(snapshot.damaged(problem));
+    }
+    let empty = Applied { position: manifest.start, digest: StateDigest::EMPTY, keys: 0, bytes: 0 };
+    let log = LogState {
+        last: manifest.start,
+        oldest: manifest.start.index.next(),
+        sealed_at_us: if manifest.sections[2] == 0 { manifest.sealed_at_us } else { 0 },
+    };
+    let total = Progress {
+        total_bytes: manifest.blocks_bytes(),
+        total_keys: manifest.end.keys,
+        ..Progress::default()
+    };
+    let mut load = Load {
+        snapshot,
+        target: &target,
+        progress,
+        seen: total,
+        state: State { log, applied: empty },
+    };
+    if !load.run()? {
+        return Ok(None);
+    }
+    let state = load.state;
+    if state.applied != manifest.end || state.log.last != manifest.end.position {
+        let problem =
+            format!("it comes to {:?}, its manifest says {:?}", state.applied, manifest.end);
+        return Err(snapshot.damaged(problem));
+    }
+    let mut txn = target.env.write()?;
+    state.write(target.meta, &mut txn)?;
+    txn.commit()?;
+    directory::set_modes(&unfinished.path)?;
+    drop(target);
+    unfinished.finish(&dir.join(generation.to_string()))?;
+    directory::sync(dir)?;
+    Ok(Some(Built::of(generation, &state)))
+}
+
+struct Load<'a> {
+    snapshot: &'a SnapshotFile,
+    target: &'a Environment,
+    progress: &'a mut dyn FnMut(Progress) -> bool,
+    seen: Progress,
+    state: State,
+}
+
+impl Load<'_> {
+    /// False when it is to be given up.
+    fn run(&mut self) -> Result<bool> {
+        let sections: Vec<Section> =
+            self.snapshot.manifest.blocks().map(|(section, _)| section).collect();
+        let pairs = sections.iter().filter(|section| **section != Section::Log).count();
+        Ok(self.pairs(&sections[..pairs])? && self.log(pairs..sections.len())?)
+    }
+
+    /// Cells and chunks, as they are.
+    fn pairs(&mut self, sections: &[Section]) -> Result<bool> {
+        let target = self.target;
+        let mut buffer = Vec::new();
+        let mut write = target.env.write()?;
+        let mut uncommitted = 0;
+        for (n, section) in sections.iter().enumerate() {
+            self.snapshot.block(n, &mut buffer)?;
+            let mut pairs = Pairs::new(&buffer);
+            while let Some((key, value)) = pairs.take().map_err(|e| self.nonsense(n, e))? {
+                let bucket = match section {
+                    Section::Data => {
+                        self.count(key, value)?;
+                        target.data
+                    }
+                    _ => target.chunks,
+                };
+                write.put_append(bucket, key, value)?;
+            }
+            uncommitted += buffer.len();
+            if uncommitted >= COMMIT_BYTES {
+                write.commit()?;
+                if !self.goes_on(std::mem::take(&mut uncommitted)) {
+                    return Ok(false);
+                }
+                write = target.env.write()?;
+            }
+        }
+        write.commit()?;
+        Ok(self.goes_on(uncommitted))
+    }
+
+    /// What came after the snapshot was begun.
+    fn log(&mut self, blocks: Range<usize>) -> Result<bool> {
+        let mut buffer = Vec::new();
+        let (mut records, mut batches) = (Records::default(), Vec::new());
+        for n in blocks {
+            self.snapshot.block(n, &mut buffer)?;
+            let mut pieces = Pairs::new(&buffer);
+            while let Some((key, piece)) = pieces.take().map_err(|e| self.nonsense(n, e))? {
+                batches.extend(records.take(key, piece)?.map(Record::decode).transpose()?);
+            }
+            self.apply(&std::mem::take(&mut batches))?;
+            if !self.goes_on(buffer.len()) {
+                return Ok(false);
+            }
+        }
+        batches.extend(records.end().map(Record::decode).transpose()?);
+        self.apply(&batches)?;
+        Ok(true)
+    }
+
+    fn apply(&mut self, mut batches: &[Batch]) -> Result<()> {
+        while !batches.is_empty() {
+            let (now, later) = batches.split_at(apply::one_commit(self.target, batches));
+            let mut end = self.state.log.last;
+            for batch in now {
+                if !batch.continues(&end) {
+                    let problem = format!("a batch follows {}, expected {end}", batch.before());
+                    return Err(self.snapshot.damaged(problem));
+                }
+                end = batch.after();
+            }
+            let mut txn = self.target.env.write()?;
+            self.state = apply::apply(self.target, &mut txn, self.state, now)?;
+            txn.commit()?;
+            batches = later;
+        }
+        Ok(())
+    }
+
+    fn goes_on(&mut self, bytes: usize) -> bool {
+        self.seen.copied_bytes += bytes as u64;
+        (self.progress)(self.seen)
+    }
+
+    fn nonsense(&self, n: usize, error: FormatError) -> BuildError {
+        self.snapshot.damaged(format!("block {n}: {error}"))
+    }
+
+    fn count(&mut self, key: &[u8], stored: &[u8]) -> Result<()> {
+        let cell = Cell::decode(stored).map_err(|e| Error::corrupt(BUCKET_DATA, key, e))?;
+        let applied = &mut self.state.applied;
+        applied.digest.add(cell.digest_term(key));
+        applied.keys += 1;
+        applied.bytes += key.len() as u64 + u64::from(cell.value_bytes());
+        self.seen.keys += 1;
+        Ok(())
+    }
+}
+
+/// Puts batch records together again from their pieces.
+#[derive(Default)]
+pub(super) struct Records(Option<(Record, u32)>);
+
+impl Records {
+    /// Takes a piece; gives back the record that ended before it.
+    pub(super) fn take(&mut self, key: &[u8], piece: &[u8]) -> Result<Option<Record>> {
+        let corrupt = |problem: String| Error::corrupt(BUCKET_LOG, key, problem);
+        let (first, number) = chunk::decode_key(key).map_err(|e| corrupt(e.to_string()))?;
+        match &mut self.0 {
+            Some((record, next)) if record.first == first && *next == number => {
+                record.bytes.extend_from_slice(piece);
+                *next += 1;
+                Ok(None)
+            }
+            _ if number == 0 && first > Index::ZERO => {
+                let record = Record { first, bytes: piece.to_vec() };
+                Ok(self.0.replace((record, 1)).map(|(record, _)| record))
+            }
+            _ => Err(corrupt("not the next piece".to_owned()).into()),
+        }
+    }
+
+    /// The last record.
+    pub(super) fn end(&mut self) -> Option<Record> {
+        self.0.take().map(|(record, _)| record)
+    }
+}
