@@ -17,7 +17,7 @@ use quicksilver::environment::{Environment, live_generation};
 use quicksilver::status_page::StatusWriter;
 use quicksilver::{Reader, verify};
 use quicksilver_format::layout::Generation;
-use quicksilver_format::{DbId, Entry, HistoryId, Index};
+use quicksilver_format::{DbId, Entry, HistoryId};
 
 struct Db {
     dir: tempfile::TempDir,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use quicksilver::build::snapshot::{self, SnapshotFile};
 use quicksilver::environment::{Environment, live_generation};
 use quicksilver::{Reader, verify};
 use quicksilver_format::{Batch, BatchBuilder, DbId, Entry, HistoryId, Index, Position};
@@ -333,6 +334,42 @@ fn a_copy_that_needs_too_much_log_is_given_up() {
     let job = node.begin(JobKind::Compaction).unwrap();
     let outcome = node.outcome(JobKind::Compaction, job);
     assert!(outcome.ok, "{}", outcome.message);
+    node.stop();
+}
+
+/// Story: a snapshot is made while batches come. It is the database at its end index, and the file of
+/// the database has not grown for it.
+#[test]
+fn a_snapshot_under_load_is_one_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep_little = Retention { max_bytes: 1 << 20, ..Retention::UNLIMITED };
+    let mut node = Node::start(dir.path(), Settings::default(), keep_little);
+    let pairs: Vec<_> = (0..20_000).map(|n| (key(n), Some(noise(n.into(), 800)))).collect();
+    pairs.chunks(1000).for_each(|pairs| {
+        node.write(pairs);
+    });
+    node.settle();
+    let mut digests = std::collections::BTreeMap::new();
+    let job = node.begin(JobKind::Snapshot).unwrap();
+    let mut n = 0;
+    let outcome = wait_for(|| {
+        n += 1;
+        node.write(&[
+            (key(n * 37 % 20_000), (n % 3 > 0).then(|| noise(n.into(), 900))),
+            (key(30_000 + n % 10), Some(noise(n.into(), 50_000))),
+        ]);
+        node.settle();
+        let live = node.live();
+        let applied = live.applied(&live.env.read().unwrap()).unwrap();
+        digests.insert(applied.position.index, applied.digest);
+        node.maintenance.status().last.remove(&JobKind::Snapshot).filter(|last| last.job == job)
+    });
+    assert!(outcome.ok, "{}", outcome.message);
+    let path = snapshot::directory_of(dir.path()).join(outcome.snapshot.unwrap());
+    let file = SnapshotFile::open(&path).unwrap();
+    let end = file.manifest().end;
+    assert!(digests.get(&end.position.index).is_none_or(|digest| *digest == end.digest));
+    assert!(file.check(&mut |_| true).unwrap());
     node.stop();
 }
 

@@ -107,7 +107,7 @@ pub fn set_current(dir: &Path, generation: Generation) -> Result<(), Error> {
 }
 
 /// Refuses a directory in which there is a database, or what may be the rest of one.
-pub(super) fn refuse_database(dir: &Path) -> Result<()> {
+pub fn refuse_database(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).map_err(io_error(dir))?;
     for entry in entries {
         let name = entry.map_err(io_error(dir))?.file_name();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
+use quicksilver::build::snapshot;
 use quicksilver::log;
 use quicksilver::{Index, Reader};
 use quicksilver_format::status::NodeState;
@@ -20,7 +21,9 @@ use crate::config::{Config, Role};
 use crate::metrics::{self, Gauges};
 use crate::net::node::{BoxFuture, LogLine, Node, NodeStatus, ReadError, WritePath};
 use crate::root::request::{OpAnswer, TxOp};
-use crate::store::maintenance::{JobKind, Maintenance, NotStarted, StartAnswer};
+use crate::store::maintenance::{
+    JobKind, Maintenance, NotStarted, SnapshotInfo, StartAnswer, list_snapshots,
+};
 use crate::store::{Asker, FormatAnswer, FormatRefusal, StoreOrder, wall_clock_us};
 
 /// How long whoever wants the format raised is kept waiting. A commit takes milliseconds, and a
@@ -300,6 +303,16 @@ impl Node for Replicator {
             }),
         );
         Box::pin(async move { told.await.unwrap_or(Err(NotStarted::Leaving)) })
+    }
+
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>, String> {
+        list_snapshots(&self.config.data_dir).map_err(|e| e.to_string())
+    }
+
+    fn remove_snapshot(&self, name: &str) -> Result<(), String> {
+        snapshot::remove(&self.config.data_dir, name).map_err(|e| e.to_string())?;
+        tracing::info!(name, "snapshot removed");
+        Ok(())
     }
 
     fn metrics(&self) -> String {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::root::request::{Answer, OpAnswer, Transaction, TxOp, WriteError};
 use crate::store::FormatAnswer;
-use crate::store::maintenance::{JobKind, MaintenanceStatus, StartAnswer};
+use crate::store::maintenance::{JobKind, MaintenanceStatus, SnapshotInfo, StartAnswer};
 
 /// A future that can be kept anywhere.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -100,6 +100,12 @@ pub trait Node: Send + Sync + 'static {
 
     /// Has the maintenance begin a job.
     fn begin_job(&self, kind: JobKind) -> BoxFuture<'static, StartAnswer>;
+
+    /// The snapshot files of this node, oldest first. Reads each one's manifest: heavy.
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>, String>;
+
+    /// Removes one of them.
+    fn remove_snapshot(&self, name: &str) -> Result<(), String>;
 
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String;

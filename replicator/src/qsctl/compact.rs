@@ -1,5 +1,6 @@
-//! `compact`: the database of a machine whose replicator does not run is made again, with full pages
-//! and none free. Programs that read it go on, and are on the new generation with their next read.
+//! `compact`: a database is made again, with full pages and none free: by the node that runs, or of the
+//! files of one that does not. Programs that read it go on, and are on the new generation with their
+//! next read.
 
 use std::fs;
 use std::path::Path;
@@ -7,16 +8,18 @@ use std::time::Instant;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use nix::sys::statvfs::statvfs;
 use quicksilver::build::rebuild::{Progress, SLICE_BYTES, rebuild};
 use quicksilver::build::{
     self, BuildError, Built, DEFAULT_MAX_READERS, Options, RoleLock, directory,
 };
 use quicksilver::environment::{Environment, live_generation};
+use quicksilver::writer::client::Command;
 use serde_json::json;
 
-use super::Context;
 use super::error::{Error, Exit};
+use super::target::Place;
+use super::{Context, job};
+use crate::store::maintenance::{JobKind, check_room};
 
 /// Arguments of `compact`.
 #[derive(Debug, Args)]
@@ -28,25 +31,42 @@ pub(super) struct CompactArgs {
     map_bytes: Option<u64>,
 }
 
+/// On the node that `--server` names, or, when no replicator runs, on the files of `--db`.
 pub(super) fn run(args: CompactArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
-    let started = Instant::now();
-    let dir = context.target.db()?;
-    let role = RoleLock::take(dir).map_err(|e| match e {
+    match context.target.place()? {
+        Place::Db(_) => files(args, context),
+        Place::Servers(_) if args.map_bytes.is_some() => Err(Error::Usage(
+            "--map-bytes is with --db: a node takes limits.map_bytes of its configuration"
+                .to_owned(),
+        )),
+        Place::Servers(_) => job::run(JobKind::Compaction, Command::new("QS.COMPACT"), context),
+    }
+}
+
+/// Takes the role lock: no replicator runs.
+pub(super) fn take_role(dir: &Path) -> Result<RoleLock, Error> {
+    RoleLock::take(dir).map_err(|e| match e {
         BuildError::Busy { holder, .. } => {
             let holder = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             Error::Busy(format!(
-                "{}: a replicator{holder} writes this database; stop it first. Programs that read \
-                 go on meanwhile",
+                "{}: a replicator{holder} writes this database; stop it first, or ask it (--server). \
+                 Programs that read go on meanwhile",
                 dir.display()
             ))
         }
         other => other.into(),
-    })?;
+    })
+}
+
+fn files(args: CompactArgs, context: &mut Context<'_>) -> Result<Exit, Error> {
+    let started = Instant::now();
+    let dir = context.target.db()?;
+    let role = take_role(dir)?;
     let live = live_generation(dir)?;
     directory::remove_others(dir, live)?;
     let source = build::open_writer(dir, live, DEFAULT_MAX_READERS)?;
     let before = file_bytes(&source)?;
-    check_room(dir, &source)?;
+    check_room(dir, &source, "the next generation").map_err(|e| Error::Busy(e.to_string()))?;
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} keys, {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -118,24 +138,4 @@ fn compact(
 fn file_bytes(source: &Environment) -> Result<u64, Error> {
     let path = source.env.path().join("data.mdb");
     Ok(fs::metadata(&path).map_err(Error::file(path))?.len())
-}
-
-/// The copy is at most as large as what is in use, and the old one stays until the end.
-fn check_room(dir: &Path, source: &Environment) -> Result<(), Error> {
-    let lmdb = |e: quicksilver::LmdbError| Error::Read(e.into());
-    let info = source.env.info().map_err(lmdb)?;
-    let free_pages = source.env.free_pages().map_err(lmdb)?.total;
-    let used_pages = (info.last_page + 1).saturating_sub(free_pages);
-    let needed = used_pages.saturating_mul(source.page_bytes as u64);
-    let system = statvfs(dir).map_err(|errno| Error::file(dir)(errno.into()))?;
-    let free = system.blocks_available().saturating_mul(system.fragment_size());
-    if free < needed {
-        return Err(Error::Busy(format!(
-            "{}: the copy needs up to {}, and {} are free; free some space first",
-            dir.display(),
-            HumanBytes(needed),
-            HumanBytes(free)
-        )));
-    }
-    Ok(())
 }

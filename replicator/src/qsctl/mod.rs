@@ -17,10 +17,12 @@ mod files;
 mod format;
 mod import;
 mod init;
+mod job;
 mod lines;
 mod log;
 mod pairs;
 mod readers;
+mod snapshot;
 mod status;
 mod target;
 mod verify;
@@ -114,13 +116,21 @@ enum Command {
     /// Print changes as they come, until interrupted.
     Watch(log::WatchArgs),
     /// Check every value, the digest and the log's hash chain.
-    Verify,
-    /// Make a database of this machine again, with full pages and none free.
     ///
-    /// Its replicator must not run. Programs that read it go on, and read the new generation as soon
-    /// as it is there. Every value's CRC is checked on the way, and nothing changes unless index,
-    /// hash and digest of the copy are the same. It needs as much free disk as is in use.
+    /// With --db here and now; with --server by the node itself, at the rate of its [scrub].
+    Verify,
+    /// Make a database again, with full pages and none free.
+    ///
+    /// With --server the node does it while it is written and read; with --db its replicator must not
+    /// run. Programs that read go on, and read the new generation as soon as it is there. Every
+    /// value's CRC is checked on the way, and nothing changes unless index, hash and digest of the
+    /// copy are the same. It needs as much free disk as is in use.
     Compact(compact::CompactArgs),
+    /// Make, list, check and restore snapshots.
+    ///
+    /// A snapshot is one file that holds a whole database at one index, and can be copied with any
+    /// tool.
+    Snapshot(snapshot::SnapshotArgs),
     /// Write pairs from a file into the root.
     ///
     /// tsv: key<TAB>value, in which \t \n \r \\ and \xNN stand for bytes.
@@ -208,6 +218,7 @@ fn run(command: Command, context: &mut Context<'_>) -> Result<Exit, Error> {
         Command::Watch(args) => log::watch(args, context),
         Command::Verify => verify::run(context),
         Command::Compact(args) => compact::run(args, context),
+        Command::Snapshot(args) => snapshot::run(args, context),
         Command::Import(args) => import::run(args, context),
         Command::Export(args) => export::run(args, context),
     }

@@ -2,32 +2,26 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use quicksilver::Reader;
 use quicksilver::writer::Kind;
 use quicksilver::writer::client::Command;
 use quicksilver::writer::reply::Reply;
+use quicksilver::writer::servers::Servers;
 use quicksilver_format::status::NodeState;
 
 use super::Context;
 use super::error::{Error, Exit};
 use super::target::{Place, ask};
 use crate::net::node::{NodeStatus, ReadersStatus};
+use crate::store::maintenance::MaintenanceStatus;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
     let status = match context.target.place()? {
         Place::Db(dir) => of_files(dir)?,
-        Place::Servers(mut servers) => {
-            let (connection, reply) = ask(&mut servers, Command::new("QS.STATUS"), Kind::Read)?;
-            let unexpected = |problem: &str| connection.receiver.unexpected(problem);
-            let Reply::Bulk(text) = reply else {
-                return Err(unexpected("to QS.STATUS, expected JSON").into());
-            };
-            serde_json::from_slice(&text)
-                .map_err(|e| unexpected(&format!("to QS.STATUS: {e}; is it another release?")))?
-        }
+        Place::Servers(mut servers) => of_server(&mut servers)?,
     };
     if matches!(context.target.place()?, Place::Db(_)) && is_gone(status.pid) {
         let pid = status.pid;
@@ -39,6 +33,18 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
     }
     let diverged = status.state == NodeState::Diverged.name();
     Ok(if diverged { Exit::Corrupt } else { Exit::Ok })
+}
+
+/// What a server says.
+pub(super) fn of_server(servers: &mut Servers) -> Result<NodeStatus, Error> {
+    let (connection, reply) = ask(servers, Command::new("QS.STATUS"), Kind::Read)?;
+    let unexpected = |problem: &str| connection.receiver.unexpected(problem);
+    let Reply::Bulk(text) = reply else {
+        return Err(unexpected("to QS.STATUS, expected JSON").into());
+    };
+    let status = serde_json::from_slice(&text)
+        .map_err(|e| unexpected(&format!("to QS.STATUS: {e}; is it another release?")))?;
+    Ok(status)
 }
 
 /// What is known without asking the replicator; what is not stays empty.
@@ -106,6 +112,9 @@ fn as_text(status: &NodeStatus) -> String {
     if let Some(readers) = &status.readers {
         table.line("readers", readers_in_words(readers));
     }
+    for (label, line) in maintenance_in_words(&status.maintenance) {
+        table.line(label, line);
+    }
     if let Some(upstream) = &status.upstream {
         let state = if upstream.connected { "connected" } else { "not connected" };
         let node = upstream.node_id.as_deref().map(|id| format!("{id} at ")).unwrap_or_default();
@@ -133,6 +142,29 @@ fn as_text(status: &NodeStatus) -> String {
         table.line("last error", error);
     }
     format!("{}\n{}", title(status), table.text)
+}
+
+/// What runs, and what went wrong.
+fn maintenance_in_words(maintenance: &MaintenanceStatus) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(job) = &maintenance.running {
+        let eta = job.eta_seconds.map_or(String::new(), |seconds| {
+            format!(", {} left", HumanDuration(Duration::from_secs_f64(seconds)))
+        });
+        let (done, total) = (HumanBytes(job.done_bytes), HumanBytes(job.total_bytes));
+        lines.push((job.kind.name(), format!("{done} of {total}{eta}; {}", job.reason)));
+    }
+    for (kind, last) in maintenance.last.iter().filter(|(_, last)| !last.ok) {
+        lines.push((kind.name(), format!("FAILED: {}", last.message)));
+    }
+    for old in &maintenance.old_generations {
+        let pids: Vec<_> = old.readers.iter().map(u32::to_string).collect();
+        lines.push((
+            "old files",
+            format!("generation {}, pids {}", old.generation, pids.join(", ")),
+        ));
+    }
+    lines
 }
 
 fn title(status: &NodeStatus) -> String {

@@ -4,12 +4,19 @@ use std::time::Instant;
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use quicksilver::verify::{Progress, Report, Stage, verify};
+use quicksilver::writer::client::Command;
 use serde_json::json;
 
-use super::Context;
 use super::error::{Error, Exit};
+use super::target::Place;
+use super::{Context, job};
+use crate::store::maintenance::JobKind;
 
+/// Here, or by the node that `--server` names.
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
+    if let Place::Servers(_) = context.target.place()? {
+        return job::run(JobKind::Verification, Command::new("QS.VERIFY"), context);
+    }
     let reader = context.target.reader()?;
     let started = Instant::now();
     let bar = bar();

@@ -34,7 +34,6 @@ use quicksilver_format::layout;
 use quicksilver_format::meta::Identity;
 use quicksilver_format::status::{Commit, NodeState};
 use quicksilver_format::{Batch, DbId, HistoryId, Index, Position};
-use quicksilver_lmdb::Transaction;
 
 pub use apply::State;
 pub use create::Sizes;

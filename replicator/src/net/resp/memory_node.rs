@@ -13,7 +13,7 @@ use crate::net::node::{
     BoxFuture, LogLine, Node, NodeStatus, Promise, ReadError, WriteLimits, WritePath,
 };
 use crate::root::request::{Answer, OpAnswer, SetWhen, Transaction, TxOp, WriteError};
-use crate::store::maintenance::{JobKind, NotStarted, StartAnswer};
+use crate::store::maintenance::{JobKind, NotStarted, SnapshotInfo, StartAnswer};
 use crate::store::{FormatAnswer, FormatChange};
 
 type Asked = (Transaction, oneshot::Sender<Result<Answer, WriteError>>);
@@ -249,6 +249,14 @@ impl Node for MemoryNode {
         let busy = NotStarted::Busy { job: 1, kind: JobKind::Verification };
         let answer = if kind == JobKind::Verification { Ok(1) } else { Err(busy) };
         Box::pin(async move { answer })
+    }
+
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>, String> {
+        Ok(vec![SnapshotInfo { name: "one.snapshot".to_owned(), ..SnapshotInfo::default() }])
+    }
+
+    fn remove_snapshot(&self, name: &str) -> Result<(), String> {
+        if name == "one.snapshot" { Ok(()) } else { Err(format!("{name}: not there")) }
     }
 
     fn metrics(&self) -> String {

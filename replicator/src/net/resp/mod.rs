@@ -17,6 +17,7 @@ mod connection;
 pub mod decode;
 mod format;
 mod info;
+mod maintenance;
 mod output;
 pub mod reply;
 mod scan;

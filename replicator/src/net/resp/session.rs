@@ -20,13 +20,13 @@ use super::answer::{Shape, read_error, write_error};
 use super::command::{self, DataCommand, SYNTAX_ERROR, Spec, Verb, shown};
 use super::format;
 use super::info::{self, Client};
+use super::maintenance::{self, Asked};
 use super::output::Output;
 use super::reply::{Protocol, Reply};
 use super::scan::Match;
 use crate::net::node::{Node, ReadError, WriteLimits, WritePath};
 use crate::net::{HEAVY_BYTES, heavy};
 use crate::root::request::{OpAnswer, Transaction, TxOp};
-use crate::store::maintenance::JobKind;
 
 /// Keys a SCAN step returns unless COUNT says otherwise, and at most.
 const SCAN_DEFAULT_KEYS: usize = 10;
@@ -240,8 +240,6 @@ impl Session {
                 }
                 _ => Reply::Error(SYNTAX_ERROR.to_owned()),
             },
-            Verb::QsCompact => self.begin_job(JobKind::Compaction, output).await?,
-            Verb::QsVerify => self.begin_job(JobKind::Verification, output).await?,
             Verb::Multi => {
                 self.multi = Some(Queued::default());
                 Reply::OK
@@ -257,21 +255,26 @@ impl Session {
                 Reply::Simple("RESET")
             }
             Verb::Client => self.client.command(rest, self.protocol),
-            other => self.service.answer(other, rest),
+            other => match maintenance::parse(other, rest) {
+                Some(asked) => self.maintain(asked, output).await?,
+                None => self.service.answer(other, rest),
+            },
         };
         output.push(reply, self.protocol);
         Ok(Flow::Continue)
     }
 
-    /// Its number is the answer; how it goes and how it ends is in the status.
-    async fn begin_job<W: AsyncWrite + Unpin>(
+    async fn maintain<W: AsyncWrite + Unpin>(
         &self,
-        kind: JobKind,
+        asked: Result<Asked, Reply>,
         output: &mut Output<W>,
     ) -> io::Result<Reply> {
-        Ok(match output.drive(self.service.node.begin_job(kind)).await? {
-            Ok(job) => Reply::Integer(i64::try_from(job).unwrap_or(i64::MAX)),
-            Err(refusal) => Reply::Error(format!("TRYAGAIN {refusal}")),
+        let node = &self.service.node;
+        Ok(match asked {
+            Ok(Asked::Begin(kind)) => maintenance::begun(output.drive(node.begin_job(kind)).await?),
+            Ok(Asked::List) => maintenance::list(&**node),
+            Ok(Asked::Remove(name)) => maintenance::remove(&**node, &name),
+            Err(refused) => refused,
         })
     }
 
@@ -527,8 +530,22 @@ fn leaves_multi(verb: Verb) -> bool {
 
 /// Commands whose answer depends on which writes are done.
 fn looks_at_the_node(verb: Verb) -> bool {
-    use Verb::{DbSize, Info, QsFormat, QsIndex, QsLog, QsStatus, Scan};
-    matches!(verb, DbSize | Info | QsFormat | QsIndex | QsLog | QsStatus | Scan)
+    use Verb::{
+        DbSize, Info, QsCompact, QsFormat, QsIndex, QsLog, QsSnapshot, QsStatus, QsVerify, Scan,
+    };
+    matches!(
+        verb,
+        DbSize
+            | Info
+            | QsCompact
+            | QsFormat
+            | QsIndex
+            | QsLog
+            | QsSnapshot
+            | QsStatus
+            | QsVerify
+            | Scan
+    )
 }
 
 /// A decimal number without a sign.

@@ -148,7 +148,7 @@ async fn connection_commands() {
             "*4\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n$10\r\nmaxclients\r\n$1\r\n2\r\n",
         ),
         ("CONFIG GET nothing", "*0\r\n"),
-        ("COMMAND COUNT", ":40\r\n"),
+        ("COMMAND COUNT", ":41\r\n"),
         ("COMMAND DOCS get", "*0\r\n"),
         ("COMMAND INFO nope", "*1\r\n*-1\r\n"),
         (
@@ -292,9 +292,13 @@ async fn a_relay_reads_and_refuses_writes() {
 async fn jobs_of_the_maintenance() {
     let mut talk = talk_to(&MemoryNode::relay());
     talk.expect("QS.VERIFY", ":1\r\n").await;
-    let busy = "-TRYAGAIN a verification runs (job 1); it is one at a time, ask again when it has \
+    let busy = "-BUSY a verification runs (job 1); it is one at a time, ask again when it has \
                 ended\r\n";
     talk.expect("QS.COMPACT", busy).await;
+    talk.expect("QS.SNAPSHOT create", busy).await;
+    talk.expect("QS.SNAPSHOT REMOVE one.snapshot", "+OK\r\n").await;
+    talk.expect("QS.SNAPSHOT REMOVE two", "-ERR two: not there\r\n").await;
+    talk.expect("QS.SNAPSHOT RESTORE one", "-ERR syntax error\r\n").await;
     talk.expect("QS.COMPACT now", "-ERR wrong number of arguments for 'qs.compact' command\r\n")
         .await;
 }

@@ -13,6 +13,7 @@
 mod compaction;
 mod old_generations;
 mod rule;
+mod snapshots;
 mod status;
 mod throttle;
 mod verification;
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use quicksilver::build::{BuildError, directory};
+use quicksilver::build::{BuildError, directory, snapshot};
 use quicksilver::environment::Environment;
 
 use super::{Asker, LogHolds, StoreOrder, SwitchRefusal, wall_clock_us};
@@ -32,12 +33,13 @@ use super::{Asker, LogHolds, StoreOrder, SwitchRefusal, wall_clock_us};
 use self::old_generations::OldGenerations;
 
 pub use self::rule::{CheckRoomError, NoRoom, Pages, check_room, free_bytes};
+pub use self::snapshots::{SnapshotInfo, list_snapshots};
 pub use self::status::{JobKind, JobOutcome, JobStatus, MaintenanceStatus, OldGenerationStatus};
 
 /// How often it is looked whether somebody is still in an old generation.
 const TICK: Duration = Duration::from_secs(1);
 /// How often it is looked whether something is due.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 /// When a job that began by itself has failed, or ended, the next waits so long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// The first verification of a process comes after this, or after the configured interval if that is
@@ -247,6 +249,9 @@ impl Worker {
         if let Err(error) = directory::remove_others(&self.access.dir, live) {
             tracing::warn!(%error, "what a crash has left could not be removed");
         }
+        if let Err(error) = snapshot::remove_unfinished(&self.access.dir) {
+            tracing::warn!(%error, "unfinished snapshots could not be removed");
+        }
         while !self.desk.ending {
             if let Some((kind, asker)) = self.desk.next(TICK) {
                 self.jobs += 1;
@@ -298,6 +303,7 @@ impl Worker {
             Some(JobStatus { job, kind, reason: reason.to_owned(), ..JobStatus::default() });
         let ended = match kind {
             JobKind::Compaction => self.compact(),
+            JobKind::Snapshot => self.snapshot(),
             JobKind::Verification => self.verify(),
         };
         self.desk.running = None;

@@ -25,18 +25,21 @@ pub enum JobKind {
     /// Makes the next generation, without free pages.
     #[default]
     Compaction,
+    /// Writes a snapshot file.
+    Snapshot,
     /// Checks everything that is stored.
     Verification,
 }
 
 impl JobKind {
     /// Every one.
-    pub const ALL: [JobKind; 2] = [JobKind::Compaction, JobKind::Verification];
+    pub const ALL: [JobKind; 3] = [JobKind::Compaction, JobKind::Snapshot, JobKind::Verification];
 
     /// Its word in `/status`, metrics and log lines.
     pub fn name(self) -> &'static str {
         match self {
             JobKind::Compaction => "compaction",
+            JobKind::Snapshot => "snapshot",
             JobKind::Verification => "verification",
         }
     }
