@@ -2,12 +2,16 @@
 //! relay is offline while the root's log is collected. When it comes back it is refused with the
 //! oldest index that there is, says so in `/status` and in its log, and goes on serving what it
 //! has; what its upstream has not lost it can still follow.
+//!
+//! "A node that is connected, and slow, is waited for." Its upstream keeps what it does not have yet,
+//! within a bound.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::Node;
-use quicksilver_tests::{Cluster, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
 
 const SOON: Duration = Duration::from_secs(20);
 const LOG_BYTES: u64 = 1 << 20;
@@ -51,4 +55,39 @@ fn the_log_was_collected_meanwhile() {
     assert_eq!(witness.digest, cluster.node("root").status().digest);
     cluster.node("root").reader().assert_verified();
     cluster.node("witness").reader().assert_verified();
+}
+
+#[test]
+fn the_log_stays_for_a_slow_downstream() {
+    for (held_bytes, stays) in [(64 * LOG_BYTES, true), (0, false)] {
+        let mut rng = seeded_rng();
+        let mut cluster = Cluster::new();
+        cluster
+            .root("root")
+            .set_literal("retention.bytes", LOG_BYTES)
+            .set_literal("retention.held_bytes", held_bytes)
+            .set_literal("batch.window_ms", 5);
+        cluster.leaf("leaf", &["root"]);
+        cluster.start_all();
+        let mut root = cluster.node("root").client();
+        assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+        let before = cluster.await_converged(SOON);
+        let held = || cluster.node("root").status().json["log_needed_after"].clone();
+        eventually("the root knows what the leaf needs", SOON, || {
+            (held() == before.index).then_some(())
+        });
+        cluster.node_mut("leaf").signal(Signal::SIGSTOP);
+        let value = random_bytes(&mut rng, (LOG_BYTES / 16) as usize);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(2) {
+            assert!(root.call(&[b"SET", &b"key"[..], &value]).unwrap().is_ok());
+            assert!(root.call(&[b"SET", &b"key"[..], b"short"]).unwrap().is_ok());
+        }
+        let oldest = cluster.node("root").status().json["oldest_index"].as_u64().unwrap();
+        assert_eq!(oldest <= before.index + 1, stays, "{held_bytes}: {oldest}, {}", before.index);
+        cluster.node_mut("leaf").signal(Signal::SIGCONT);
+        if stays {
+            cluster.await_converged(SOON);
+        }
+    }
 }

@@ -198,8 +198,9 @@ impl Daemon {
                 let orders = writer.orders().clone();
                 Box::new(move |order| orders.store(order))
             },
-            holds,
+            holds: holds.clone(),
         };
+        tokio::spawn(replication.hold_log(holds.clone()));
         let (maintenance, maintenance_thread) =
             Maintenance::start(access, maintenance::settings(&config))?;
         if let Orders::Relay(commands) = writer.orders() {
@@ -211,6 +212,7 @@ impl Daemon {
             reader,
             orders: writer.orders().clone(),
             maintenance: maintenance.clone(),
+            holds,
             replication: replication.view(),
             last_error: last_error.clone(),
             had_data,

@@ -24,7 +24,7 @@ use crate::root::request::{OpAnswer, TxOp};
 use crate::store::maintenance::{
     JobKind, Maintenance, NotStarted, SnapshotInfo, StartAnswer, list_snapshots,
 };
-use crate::store::{Asker, FormatAnswer, FormatRefusal, StoreOrder, wall_clock_us};
+use crate::store::{Asker, FormatAnswer, FormatRefusal, LogHolds, StoreOrder, wall_clock_us};
 
 /// How long whoever wants the format raised is kept waiting. A commit takes milliseconds, and a
 /// large one that is under way seconds.
@@ -58,6 +58,8 @@ pub(super) struct Replicator {
     pub(super) orders: Orders,
     /// Compaction, snapshots, verification.
     pub(super) maintenance: Maintenance,
+    /// Who needs the log.
+    pub(super) holds: LogHolds,
     /// Upstream and downstreams.
     pub(super) replication: ReplicationView,
     /// The last thing that went wrong.
@@ -242,6 +244,7 @@ impl Node for Replicator {
             last_error: self.last_error.get(),
             readers: self.readers.get(),
             maintenance: self.maintenance.status(),
+            log_needed_after: self.holds.needed_after().map(Index::get),
             ..NodeStatus::default()
         };
         match status {

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Address, Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
@@ -21,7 +22,11 @@ use crate::net::replication::{
     ServeContext, UpstreamState, Upstreams, serve_downstream,
 };
 use crate::store::Store;
+use crate::store::hold::{LogHold, LogHolds};
 use crate::store::writer::Command;
+
+/// How exactly the log is held for downstreams.
+const HOLD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Towards the writer's thread.
 #[derive(Debug, Clone)]
@@ -114,6 +119,32 @@ impl Replication {
             downstreams: self.downstreams.clone(),
             lineage: self.lineage.subscribe(),
             upstream: self.upstream.subscribe(),
+        }
+    }
+
+    /// Keeps the log that a connected downstream does not have yet from being collected.
+    pub(super) fn hold_log(&self, holds: LogHolds) -> impl Future<Output = ()> + Send + use<> {
+        let downstreams = self.downstreams.clone();
+        async move {
+            let mut hold: Option<LogHold> = None;
+            let mut ticks = tokio::time::interval(HOLD_INTERVAL);
+            loop {
+                // Not with every batch of every downstream.
+                ticks.tick().await;
+                let listed = downstreams.list().into_iter();
+                let slowest = listed
+                    .filter(|downstream| downstream.node_id.is_some())
+                    .map(|downstream| downstream.applied)
+                    .min();
+                hold = match (slowest, hold) {
+                    (None, _) => None,
+                    (Some(index), None) => Some(holds.hold(index)),
+                    (Some(index), Some(hold)) => {
+                        hold.move_to(index);
+                        Some(hold)
+                    }
+                };
+            }
         }
     }
 

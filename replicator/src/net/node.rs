@@ -194,6 +194,9 @@ pub struct NodeStatus {
     pub history: String,
     /// The oldest entry still in the log; one past `index` when the log is empty.
     pub oldest_index: u64,
+    /// Entries after this are kept, within a bound, for a connected downstream or a copy that is being
+    /// made; `null` when nobody needs any.
+    pub log_needed_after: Option<u64>,
     /// Bytes of live keys and values.
     pub bytes: u64,
     /// The format that the node's files are in, and are written in.
