@@ -279,3 +279,33 @@ fn what_a_kill_leaves_is_cleaned_up() {
     ok(&at(root, &["snapshot", "create"]));
     ok(&at(root, &["verify"]));
 }
+
+/// Story: a leaf's map is too small for what the root has. It serves what it has, and says so; started
+/// with a larger map it goes on in a generation that has it, by itself.
+#[test]
+fn a_full_map_heals_with_a_larger_one() {
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("batch.window_ms", 5);
+    cluster
+        .leaf("leaf", &["root"])
+        .set_literal("limits.max_value_bytes", MIB)
+        .set_literal("batch.max_bytes", 2 * MIB)
+        .set_literal("limits.max_db_bytes", MIB)
+        .set_literal("retention.bytes", MIB)
+        .set_literal("limits.map_bytes", 10 * MIB);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&["SET", "first", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    fill(&mut client, 4000, 4000);
+    let leaf = cluster.node("leaf");
+    leaf.await_status("it is full", SOON, |status| status.errors().contains("no space"));
+    leaf.assert_serves();
+    assert_eq!(leaf.client().call(&["GET", "first"]).unwrap().text(), Some("there"));
+    cluster.node_mut("leaf").term();
+    cluster.node_mut("leaf").set_literal("limits.map_bytes", 64 * MIB).start();
+    cluster.await_converged(SOON);
+    let leaf = cluster.node("leaf");
+    assert_eq!(leaf.status().json["generation"], 2);
+    leaf.reader().assert_verified();
+}

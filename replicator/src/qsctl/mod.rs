@@ -98,7 +98,7 @@ enum Command {
     Del(access::DelArgs),
     /// List keys and values in key order.
     Scan(access::ScanArgs),
-    /// Show how a node is; exit code 4 when it has diverged.
+    /// Show how a node is; exit code 4 when it has diverged, or its last verification found damage.
     Status,
     /// Show which format a node's files are in, who can read it, and whether it can be raised.
     ///

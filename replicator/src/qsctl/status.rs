@@ -32,7 +32,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
         false => context.print(as_text(&status).as_bytes())?,
     }
     let diverged = status.state == NodeState::Diverged.name();
-    Ok(if diverged { Exit::Corrupt } else { Exit::Ok })
+    let damaged = status.maintenance.last.values().any(|last| last.problems > 0);
+    Ok(if diverged || damaged { Exit::Corrupt } else { Exit::Ok })
 }
 
 /// What a server says.
