@@ -81,6 +81,11 @@ impl SnapshotHash {
         SnapshotHash(*blake3::hash(bytes).as_bytes())
     }
 
+    /// From its bytes.
+    pub const fn from_bytes(bytes: [u8; HASH_BYTES]) -> Self {
+        SnapshotHash(bytes)
+    }
+
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
         &self.0

@@ -630,6 +630,9 @@ impl FollowerSession {
             Message::Applied(_) => "Applied",
             Message::Ping => "Ping",
             Message::Bye(_) => "Bye",
+            Message::Fetch(_) | Message::Offer(_) | Message::Block { .. } => {
+                "a message of a transfer"
+            }
         };
         self.refuse(EndCause::Unexpected { found, expected });
     }

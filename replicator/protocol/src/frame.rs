@@ -22,6 +22,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use quicksilver_format::limits::{BATCH_HARD_MAX_BYTES, CONTROL_MAX_BYTES};
+use quicksilver_format::manifest::{BLOCK_MAX_BYTES, MANIFEST_MAX_BYTES};
 use quicksilver_format::{batch, control};
 
 const AT_KIND: usize = 4;
@@ -39,6 +40,8 @@ pub const CONTROL_RECORD_MAX_BYTES: usize = control::HEADER_BYTES + CONTROL_MAX_
 /// Longest batch record.
 pub const BATCH_RECORD_MAX_BYTES: usize = batch::record_max_bytes(BATCH_HARD_MAX_BYTES);
 const _: () = assert!(BATCH_RECORD_MAX_BYTES <= u32::MAX as usize);
+/// What an offer says beside the manifest.
+const OFFER_HEAD_MAX_BYTES: usize = 64;
 
 /// The first kind that a receiver may skip.
 const FIRST_ADVISORY_KIND: u8 = 128;
@@ -65,11 +68,17 @@ pub enum Kind {
     Ping = 8,
     /// Either way: why this session ends.
     Bye = 9,
+    /// Receiver to source, instead of a Hello: which snapshot, from which block on.
+    Fetch = 10,
+    /// Source to receiver: which snapshot comes, and its manifest.
+    Offer = 11,
+    /// Source to receiver: a block of it.
+    Block = 12,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Refused,
@@ -79,6 +88,9 @@ impl Kind {
         Kind::Applied,
         Kind::Ping,
         Kind::Bye,
+        Kind::Fetch,
+        Kind::Offer,
+        Kind::Block,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -90,18 +102,20 @@ impl Kind {
         match self {
             Kind::Batch => BATCH_RECORD_MAX_BYTES,
             Kind::Control => CONTROL_RECORD_MAX_BYTES,
+            Kind::Offer => OFFER_HEAD_MAX_BYTES + MANIFEST_MAX_BYTES,
+            Kind::Block => 4 + BLOCK_MAX_BYTES,
             _ => SMALL_MAX_BYTES,
         }
     }
 
     /// Whether a follower may send it.
     const fn sent_by_follower(self) -> bool {
-        matches!(self, Kind::Hello | Kind::Applied | Kind::Ping | Kind::Bye)
+        matches!(self, Kind::Hello | Kind::Applied | Kind::Ping | Kind::Bye | Kind::Fetch)
     }
 
     /// Whether a source may send it.
     const fn sent_by_source(self) -> bool {
-        !matches!(self, Kind::Hello | Kind::Applied)
+        !matches!(self, Kind::Hello | Kind::Applied | Kind::Fetch)
     }
 }
 

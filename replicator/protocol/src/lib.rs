@@ -8,6 +8,7 @@
 //! * [`frame`]: how bytes become frames. [`message`]: what frames say.
 //! * [`follower`]: the downstream end of a session; refuses everything that is not the next batch
 //!   of its own log. [`source`]: the upstream end.
+//! * [`transfer`]: fetching a snapshot, both ends.
 //! * [`choice`]: which upstream to try next, and when.
 //! * [`deadlines`]: every timeout of a session, in one place.
 //!
@@ -21,6 +22,7 @@ pub mod follower;
 pub mod frame;
 pub mod message;
 pub mod source;
+pub mod transfer;
 pub mod window;
 mod wire;
 
@@ -36,8 +38,11 @@ pub use deadlines::Deadlines;
 pub use follower::{Decision, EndCause, FollowerAction, FollowerSession, SessionEnd};
 pub use frame::{Decoded, Decoder, EncodedFrame, Frame, FrameError, Kind};
 pub use message::{
-    ByeReason, Hello, Hop, Lineage, LocalNode, Message, Refusal, Refused, Start, VersionRange,
-    Welcome,
+    ByeReason, Fetch, Hello, Hop, Lineage, LocalNode, Message, Offer, Refusal, Refused, Start,
+    VersionRange, Wanted, Welcome,
 };
 pub use source::{BatchFrame, LogFact, SourceAction, SourceEnd, SourceSession, SourceState};
+pub use transfer::{
+    FetchAction, FetchEnd, FetchSession, OfferAction, OfferSession, Offered, Partial,
+};
 pub use window::Window;

@@ -3,8 +3,8 @@
 //! Invariants:
 //! * a `Hello` begins with the magic and the version range, in every version there will ever be,
 //!   so that two releases without a common version can still tell each other so;
-//! * later versions may append fields to `Hello`, `Welcome` and `Refused`, which older releases
-//!   ignore; every other message must end where its last field does;
+//! * later versions may append fields to `Hello`, `Welcome`, `Refused`, `Fetch` and `Offer`, which
+//!   older releases ignore; every other message must end where its last field does;
 //! * a batch record and a control record travel as they are stored; nothing here copies a batch;
 //! * a control record of a kind this release does not know comes through untouched.
 //!
@@ -15,6 +15,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use quicksilver_format::limits::NAME_MAX_BYTES;
+use quicksilver_format::manifest::SnapshotHash;
 use quicksilver_format::{
     ControlRecord, DbId, FormatError, Heartbeat, HistoryId, Index, NodeId, Position, ProcessId,
     RunningHash,
@@ -354,6 +355,39 @@ impl fmt::Display for ByeReason {
     }
 }
 
+/// A snapshot of which a part is here already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Which one.
+    pub identity: SnapshotHash,
+    /// The first block that is missing.
+    pub next_block: u32,
+}
+
+/// The opening of a transfer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetch {
+    /// What the receiver speaks.
+    pub versions: VersionRange,
+    /// Who it is.
+    pub node: LocalNode,
+    /// What it has begun, if anything.
+    pub wanted: Option<Wanted>,
+}
+
+/// Which snapshot comes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// What both speak from here on.
+    pub version: u16,
+    /// Which one.
+    pub identity: SnapshotHash,
+    /// The first block that will be sent.
+    pub first_block: u32,
+    /// Its manifest; `None` when the receiver has begun this very one.
+    pub manifest: Option<Bytes>,
+}
+
 /// Everything that can be said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -375,6 +409,17 @@ pub enum Message {
     Ping,
     /// The session ends.
     Bye(ByeReason),
+    /// See [`Fetch`].
+    Fetch(Fetch),
+    /// See [`Offer`].
+    Offer(Offer),
+    /// A block of the snapshot.
+    Block {
+        /// Its number, over the whole file.
+        number: u32,
+        /// Its bytes.
+        bytes: Bytes,
+    },
 }
 
 impl Message {
@@ -390,6 +435,9 @@ impl Message {
             Message::Applied(_) => Kind::Applied,
             Message::Ping => Kind::Ping,
             Message::Bye(_) => Kind::Bye,
+            Message::Fetch(_) => Kind::Fetch,
+            Message::Offer(_) => Kind::Offer,
+            Message::Block { .. } => Kind::Block,
         }
     }
 
@@ -407,6 +455,13 @@ impl Message {
             Message::Applied(index) => out.extend_from_slice(&index.get().to_le_bytes()),
             Message::Ping => {}
             Message::Bye(reason) => out.push(reason.code()),
+            Message::Fetch(fetch) => encode_fetch(&fetch, &mut out),
+            Message::Offer(offer) => encode_offer(&offer, &mut out),
+            Message::Block { number, bytes } => {
+                out.reserve_exact(4 + bytes.len());
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&bytes);
+            }
         }
         Frame { kind, payload: out.into() }
     }
@@ -434,6 +489,13 @@ impl Message {
                 r.end()?;
                 Ok(Message::Applied(index))
             }
+            Kind::Fetch => decode_fetch(payload).map(Message::Fetch),
+            Kind::Offer => decode_offer(payload).map(Message::Offer),
+            Kind::Block => {
+                let mut r = Reader::new("Block", payload);
+                let number = r.u32()?;
+                Ok(Message::Block { number, bytes: r.rest() })
+            }
             Kind::Ping => Reader::new("Ping", payload).end().map(|()| Message::Ping),
             Kind::Bye => {
                 let mut r = Reader::new("Bye", payload);
@@ -445,20 +507,78 @@ impl Message {
     }
 }
 
-fn encode_hello(hello: &Hello, out: &mut Vec<u8>) {
+fn encode_fetch(fetch: &Fetch, out: &mut Vec<u8>) {
+    encode_opening(&fetch.versions, &fetch.node, out);
+    match &fetch.wanted {
+        None => out.push(0),
+        Some(wanted) => {
+            out.push(1);
+            out.extend_from_slice(wanted.identity.as_bytes());
+            out.extend_from_slice(&wanted.next_block.to_le_bytes());
+        }
+    }
+}
+
+fn decode_fetch(payload: &Bytes) -> Result<Fetch, FormatError> {
+    let mut r = Reader::new("Fetch", payload);
+    let (versions, node) = decode_opening(&mut r)?;
+    let wanted = match r.flag("wanted")? {
+        true => {
+            Some(Wanted { identity: SnapshotHash::from_bytes(r.array()?), next_block: r.u32()? })
+        }
+        false => None,
+    };
+    Ok(Fetch { versions, node, wanted })
+}
+
+fn encode_offer(offer: &Offer, out: &mut Vec<u8>) {
+    out.extend_from_slice(&offer.version.to_le_bytes());
+    out.extend_from_slice(offer.identity.as_bytes());
+    out.extend_from_slice(&offer.first_block.to_le_bytes());
+    match &offer.manifest {
+        None => out.push(0),
+        Some(manifest) => {
+            out.push(1);
+            out.extend_from_slice(&(manifest.len() as u32).to_le_bytes());
+            out.extend_from_slice(manifest);
+        }
+    }
+}
+
+fn decode_offer(payload: &Bytes) -> Result<Offer, FormatError> {
+    let mut r = Reader::new("Offer", payload);
+    let version = r.u16()?;
+    let identity = SnapshotHash::from_bytes(r.array()?);
+    let first_block = r.u32()?;
+    let manifest = match r.flag("manifest")? {
+        true => {
+            let manifest_bytes = r.u32()? as usize;
+            Some(r.take(manifest_bytes)?)
+        }
+        false => None,
+    };
+    Ok(Offer { version, identity, first_block, manifest })
+}
+
+/// What a `Hello` and a `Fetch` begin with.
+fn encode_opening(versions: &VersionRange, node: &LocalNode, out: &mut Vec<u8>) {
     out.extend_from_slice(&MAGIC);
-    encode_versions(&hello.versions, out);
-    out.extend_from_slice(hello.node.db_id.as_bytes());
-    match &hello.node.history {
+    encode_versions(versions, out);
+    out.extend_from_slice(node.db_id.as_bytes());
+    match &node.history {
         None => out.push(0),
         Some(history) => {
             out.push(1);
             out.extend_from_slice(history.as_bytes());
         }
     }
-    put_text(out, hello.node.node_id.as_str(), NAME_MAX_BYTES);
-    put_text(out, &hello.node.site, SITE_MAX_BYTES);
-    out.extend_from_slice(hello.node.process_id.as_bytes());
+    put_text(out, node.node_id.as_str(), NAME_MAX_BYTES);
+    put_text(out, &node.site, SITE_MAX_BYTES);
+    out.extend_from_slice(node.process_id.as_bytes());
+}
+
+fn encode_hello(hello: &Hello, out: &mut Vec<u8>) {
+    encode_opening(&hello.versions, &hello.node, out);
     encode_path(&hello.path, out);
     match &hello.start {
         Start::Newest => out.push(0),
@@ -476,13 +596,13 @@ fn encode_hello(hello: &Hello, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_hello(payload: &Bytes) -> Result<Hello, FormatError> {
-    let mut r = Reader::new("Hello", payload);
+/// The opposite of [`encode_opening`].
+fn decode_opening(r: &mut Reader) -> Result<(VersionRange, LocalNode), FormatError> {
     let magic = r.array::<4>()?;
     if magic != MAGIC {
         return Err(r.field("magic", magic.escape_ascii(), "QSRP"));
     }
-    let versions = decode_versions(&mut r)?;
+    let versions = decode_versions(r)?;
     if VersionRange::OURS.common(&versions).is_none() {
         return Err(FormatError::Version {
             what: "replication protocol",
@@ -499,6 +619,12 @@ fn decode_hello(payload: &Bytes) -> Result<Hello, FormatError> {
     let node_id = r.node_id()?;
     let site = r.text("site", SITE_MAX_BYTES)?;
     let process_id = ProcessId::from_bytes(r.array()?);
+    Ok((versions, LocalNode { db_id, history, node_id, site, process_id }))
+}
+
+fn decode_hello(payload: &Bytes) -> Result<Hello, FormatError> {
+    let mut r = Reader::new("Hello", payload);
+    let (versions, node) = decode_opening(&mut r)?;
     let path = decode_path(&mut r)?;
     let start = match r.flag("start")? {
         true => Start::After(decode_position(&mut r)?),
@@ -508,7 +634,6 @@ fn decode_hello(payload: &Bytes) -> Result<Hello, FormatError> {
         true => Some(Index::new(r.u64()?)),
         false => None,
     };
-    let node = LocalNode { db_id, history, node_id, site, process_id };
     Ok(Hello { versions, node, path, start, stop })
 }
 
