@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use quicksilver::build::rebuild::SLICE_BYTES;
 use quicksilver::build::snapshot::{
-    self, SnapshotFile, create, directory_of, remove, remove_unfinished, restore,
+    self, Receiving, SnapshotFile, create, directory_of, remove, remove_unfinished, restore,
 };
 use quicksilver::build::{
     BuildError, Builder, Options, RoleLock, append, open_page, open_writer, switch_to,
@@ -268,4 +268,44 @@ fn what_is_not_finished_has_no_name() {
         restore(&db.snapshot(), &db.path(), Generation::new(9), &db.options, &mut |_| false);
     assert!(given_up.unwrap().is_none());
     assert!(!db.path().join("gen-000009").exists() && !db.path().join("gen-000009.new").exists());
+}
+
+/// Story: a snapshot comes block by block, to a process that is killed in between, on a disk that has
+/// torn the last block.
+#[test]
+fn what_comes_in_parts_goes_on_where_it_stopped() {
+    let db = filled();
+    let snapshot = db.snapshot();
+    let manifest = snapshot.manifest().encode();
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().join("offered");
+    assert!(Receiving::resume(&into).unwrap().is_none());
+    let mut receiving = Receiving::begin(&into, &manifest).unwrap();
+    let mut block = Vec::new();
+    for n in 0..snapshot.manifest().blocks.len() as u32 {
+        assert_eq!(receiving.next_block(), n);
+        snapshot.block(n as usize, &mut block).unwrap();
+        receiving.push(n, &block[..block.len() / 2]).unwrap();
+        drop(receiving);
+        // Half of it is none of it.
+        receiving = Receiving::resume(&into).unwrap().unwrap();
+        assert_eq!((receiving.next_block(), receiving.identity()), (n, snapshot.identity()));
+        assert!(matches!(receiving.push(n + 1, &block), Err(BuildError::Damaged { .. })));
+        receiving.push(n, &block).unwrap();
+        drop(receiving);
+        receiving = Receiving::resume(&into).unwrap().unwrap();
+    }
+    let whole = receiving.finish().unwrap();
+    assert_eq!(fs::read(whole.path()).unwrap(), fs::read(snapshot.path()).unwrap());
+    assert_eq!(snapshot::list_in(&into).unwrap().len(), 1);
+    assert!(Receiving::resume(&into).unwrap().is_none());
+
+    // Another one comes: nothing of the first counts for it.
+    let mut receiving = Receiving::begin(&into, &manifest).unwrap();
+    snapshot.block(0, &mut block).unwrap();
+    receiving.push(0, &block).unwrap();
+    assert!(matches!(receiving.finish(), Err(BuildError::Damaged { .. })));
+    db.write(&[(b"later".to_vec(), Some(b"1".to_vec()))]);
+    let receiving = Receiving::begin(&into, &db.snapshot().manifest().encode()).unwrap();
+    assert_eq!(receiving.next_block(), 0);
 }

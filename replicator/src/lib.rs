@@ -16,3 +16,4 @@ pub mod qsctl;
 pub mod readers;
 pub mod root;
 pub mod store;
+pub mod throttle;

@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, NEWEST_FORMAT_VERSION};
 
-use crate::net::node::ReadersStatus;
+use crate::net::node::{BootstrapStatus, ReadersStatus};
 use crate::store::Committed;
 use crate::store::maintenance::{JobKind, MaintenanceStatus};
 
@@ -39,6 +39,9 @@ const JOB_TOTAL_BYTES: &str = "quicksilver_maintenance_total_bytes";
 const JOB_OK: &str = "quicksilver_maintenance_last_ok";
 const JOB_ENDED: &str = "quicksilver_maintenance_last_end_timestamp_seconds";
 const VERIFY_PROBLEMS: &str = "quicksilver_verification_problems";
+const BOOTSTRAP: &str = "quicksilver_bootstrapping";
+const BOOTSTRAP_DONE: &str = "quicksilver_bootstrap_done_bytes";
+const BOOTSTRAP_TOTAL: &str = "quicksilver_bootstrap_total_bytes";
 const OLD_GENERATIONS: &str = "quicksilver_old_generations";
 const FORMAT: &str = "quicksilver_format_version";
 const FORMAT_NEWEST: &str = "quicksilver_format_version_newest";
@@ -97,6 +100,9 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(JOB_OK, "1 when the last job of that kind did what it was for, else 0");
     describe_gauge!(JOB_ENDED, Unit::Seconds, "When the last job of that kind ended");
     describe_gauge!(VERIFY_PROBLEMS, "Problems that the last verification found");
+    describe_gauge!(BOOTSTRAP, "1 while the node fetches or restores a snapshot, else 0");
+    describe_gauge!(BOOTSTRAP_DONE, Unit::Bytes, "Bytes of the snapshot that are here");
+    describe_gauge!(BOOTSTRAP_TOTAL, Unit::Bytes, "Bytes of the snapshot");
     describe_gauge!(OLD_GENERATIONS, "Generations that are live no more and still on disk");
     describe_gauge!(FORMAT, "The format that the files are in");
     describe_gauge!(FORMAT_NEWEST, "The format that `qsctl format finalize` would raise them to");
@@ -153,6 +159,13 @@ pub fn maintenance(status: &MaintenanceStatus) {
     let verified = status.last.get(&JobKind::Verification);
     gauge!(VERIFY_PROBLEMS).set(verified.map_or(0.0, |last| last.problems as f64));
     gauge!(OLD_GENERATIONS).set(status.old_generations.len() as f64);
+}
+
+/// Before rendering: the snapshot that is fetched.
+pub fn bootstrap(status: Option<&BootstrapStatus>) {
+    gauge!(BOOTSTRAP).set(f64::from(u8::from(status.is_some())));
+    gauge!(BOOTSTRAP_DONE).set(status.map_or(0.0, |status| status.done_bytes as f64));
+    gauge!(BOOTSTRAP_TOTAL).set(status.map_or(0.0, |status| status.total_bytes as f64));
 }
 
 /// What is looked up when somebody asks.

@@ -19,7 +19,9 @@ use quicksilver_replicator::store::maintenance::{
     StoreAccess,
 };
 use quicksilver_replicator::store::writer::{Command, Observer, run};
-use quicksilver_replicator::store::{Asker, Committed, Pulse, Retention, Sizes, Store, StoreError};
+use quicksilver_replicator::store::{
+    Asker, Committed, Live, Pulse, Retention, Sizes, Store, StoreError,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,8 +48,8 @@ impl Observer for Seen {
         panic!("{error}");
     }
     fn history_adopted(&mut self, _: HistoryId, _: Position) {}
-    fn switched(&mut self, live: &Environment) {
-        *self.live.lock().unwrap() = live.clone();
+    fn switched(&mut self, live: &Live) {
+        *self.live.lock().unwrap() = live.environment.clone();
     }
     fn damaged(&mut self, _: &StoreError) {}
     fn failed(&mut self, error: &StoreError) {

@@ -8,14 +8,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quicksilver::Reader;
-use quicksilver::environment::Environment;
 use quicksilver_format::{
     Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, NEW_DATABASE_FORMAT_VERSION,
     NEWEST_FORMAT_VERSION, Position,
 };
 use quicksilver_replicator::store::writer::{Command, Observer, run};
 use quicksilver_replicator::store::{
-    Asker, Committed, FormatChange, Pulse, Sizes, Store, StoreError, StoreOrder,
+    Asker, Committed, FormatChange, Live, Pulse, Sizes, Store, StoreError, StoreOrder,
 };
 
 #[derive(Debug, PartialEq)]
@@ -56,8 +55,8 @@ impl Observer for Report {
     fn history_adopted(&mut self, history: HistoryId, _: Position) {
         self.say(Seen::History(history));
     }
-    fn switched(&mut self, live: &Environment) {
-        self.say(Seen::Switched(live.generation.get()));
+    fn switched(&mut self, live: &Live) {
+        self.say(Seen::Switched(live.environment.generation.get()));
     }
     fn damaged(&mut self, _: &StoreError) {
         self.say(Seen::Damaged);

@@ -21,7 +21,7 @@ fn the_log_was_collected_meanwhile() {
     let mut rng = seeded_rng();
     let mut cluster = Cluster::new();
     cluster.root("root").set_literal("retention.bytes", LOG_BYTES);
-    cluster.relay("relay", &["root"]);
+    cluster.relay("relay", &["root"]).set_literal("bootstrap.enabled", false);
     cluster.leaf("witness", &["root"]);
     cluster.start_all();
     let mut root = cluster.node("root").client();

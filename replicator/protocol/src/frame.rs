@@ -266,6 +266,11 @@ impl Decoder {
         Decoder { from: From::Source }
     }
 
+    /// The number of the first frame's kind, once it has come; nothing is checked.
+    pub fn kind_of_first(&self, bytes: &[u8]) -> Option<u8> {
+        bytes.get(AT_KIND).copied()
+    }
+
     /// Takes the next frame from the front of `bytes`.
     pub fn decode(&self, bytes: &mut BytesMut) -> Result<Decoded, FrameError> {
         loop {

@@ -58,6 +58,9 @@ pub struct Config {
     /// The check in the background.
     #[serde(default)]
     pub scrub: Scrub,
+    /// Snapshots between nodes.
+    #[serde(default)]
+    pub bootstrap: Bootstrap,
     /// What is logged.
     #[serde(default)]
     pub logging: Logging,
@@ -158,6 +161,18 @@ pub struct Compact {
     /// How long the generation before stays on disk while a reader is in it. Then it goes, and the
     /// log names the reader, which goes on with what it has mapped. Default 60; at most 86,400.
     pub old_generation_seconds: u64,
+}
+
+/// `[bootstrap]`: beginning with an upstream's snapshot, and serving one's own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bootstrap {
+    /// Whether a relay fetches a snapshot when no upstream has the log it needs. Default true.
+    pub enabled: bool,
+    /// Most snapshots that are served at a time. Default 2; 0 serves none; at most 1,000.
+    pub max_served: usize,
+    /// Most bytes a second of each. Default 100 MiB; at least 64 KiB.
+    pub max_bytes_per_second: u64,
 }
 
 /// `[scrub]`: the check of everything that is stored, in the background.
@@ -291,6 +306,12 @@ impl Default for Compact {
     }
 }
 
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Bootstrap { enabled: true, max_served: 2, max_bytes_per_second: 100 << 20 }
+    }
+}
+
 impl Default for Scrub {
     fn default() -> Self {
         Scrub { interval_hours: 168, max_bytes_per_second: 32 << 20 }
@@ -385,6 +406,7 @@ impl Config {
             retention: Retention::default(),
             compact: Compact::default(),
             scrub: Scrub::default(),
+            bootstrap: Bootstrap::default(),
             logging: Logging::default(),
             limits: Limits::default(),
             upstream: Upstream::default(),

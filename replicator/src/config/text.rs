@@ -11,7 +11,7 @@ impl Config {
     /// The file that [`Config::load`] reads back as this configuration, with comments.
     pub fn to_toml(&self) -> String {
         let (batch, limits, retention) = (&self.batch, &self.limits, &self.retention);
-        let (compact, scrub) = (&self.compact, &self.scrub);
+        let (compact, scrub, bootstrap) = (&self.compact, &self.scrub, &self.bootstrap);
         let format = match self.logging.format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -66,6 +66,13 @@ impl Config {
              [scrub]\n\
              interval_hours = {scrub_hours}\n\
              max_bytes_per_second = {scrub_rate}\n\
+             \n\
+             # A relay that was away for too long fetches a snapshot.\n\
+             [bootstrap]\n\
+             enabled = {bootstrap_enabled}\n\
+             # Served to others, at a time, and how fast each.\n\
+             max_served = {max_served}\n\
+             max_bytes_per_second = {bootstrap_rate}\n\
              \n\
              [logging]\n\
              # error, warn, info, debug, trace, or a filter.\n\
@@ -123,6 +130,9 @@ impl Config {
             old_generation_seconds = compact.old_generation_seconds,
             scrub_hours = scrub.interval_hours,
             scrub_rate = scrub.max_bytes_per_second,
+            bootstrap_enabled = bootstrap.enabled,
+            max_served = bootstrap.max_served,
+            bootstrap_rate = bootstrap.max_bytes_per_second,
             level = quote(&self.logging.level),
             max_value_bytes = limits.max_value_bytes,
             max_db_bytes = limits.max_db_bytes,

@@ -67,6 +67,10 @@ impl Config {
         within("compact.old_generation_seconds", compact.old_generation_seconds, 0, 86_400)?;
         within("scrub.interval_hours", scrub.interval_hours, 0, 8_760)?;
         within("scrub.max_bytes_per_second", scrub.max_bytes_per_second, MIB, 1 << 60)?;
+        let bootstrap = &self.bootstrap;
+        within("bootstrap.max_served", bootstrap.max_served as u64, 0, 1_000)?;
+        let rate = bootstrap.max_bytes_per_second;
+        within("bootstrap.max_bytes_per_second", rate, 64 << 10, 1 << 60)?;
         within("limits.max_db_bytes", limits.max_db_bytes, MIB, 1 << 60)?;
         within("limits.reader_hold_bytes", limits.reader_hold_bytes, MIB, 1 << 60)?;
         within("limits.max_readers", u64::from(limits.max_readers), 16, 65_536)?;

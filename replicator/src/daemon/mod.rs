@@ -25,6 +25,7 @@ mod reload;
 mod replica_log;
 mod replication;
 mod resident;
+mod snapshots;
 mod standby;
 mod writer_thread;
 
@@ -47,6 +48,7 @@ use self::readers::ReadersView;
 use self::reload::Reload;
 use self::replica_log::StoredLog;
 use self::replication::Replication;
+use self::snapshots::Snapshots;
 use self::writer_thread::{Orders, WriterThread};
 use crate::config::{Config, Role};
 use crate::metrics;
@@ -184,6 +186,7 @@ impl Daemon {
             }
         };
         let (generations, holds) = (durable.clone(), store.holds().clone());
+        let live = durable.clone();
         let aftermath = Aftermath {
             feed: replication.feed(),
             durable,
@@ -203,6 +206,20 @@ impl Daemon {
         tokio::spawn(replication.hold_log(holds.clone()));
         let (maintenance, maintenance_thread) =
             Maintenance::start(access, maintenance::settings(&config))?;
+        let snapshots = Arc::new(Snapshots::new(
+            config.data_dir.clone(),
+            live,
+            holds.clone(),
+            maintenance.clone(),
+        ));
+        replication.attach_snapshots(snapshots.clone());
+        tokio::spawn(async move {
+            let mut looks = tokio::time::interval(Duration::from_secs(10));
+            loop {
+                looks.tick().await;
+                snapshots.let_go();
+            }
+        });
         if let Orders::Relay(commands) = writer.orders() {
             replication.attach_writer(commands.clone());
         }

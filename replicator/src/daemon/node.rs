@@ -244,6 +244,7 @@ impl Node for Replicator {
             last_error: self.last_error.get(),
             readers: self.readers.get(),
             maintenance: self.maintenance.status(),
+            bootstrap: self.replication.bootstrap(),
             log_needed_after: self.holds.needed_after().map(Index::get),
             ..NodeStatus::default()
         };
@@ -320,6 +321,7 @@ impl Node for Replicator {
 
     fn metrics(&self) -> String {
         metrics::maintenance(&self.maintenance.status());
+        metrics::bootstrap(self.replication.bootstrap().as_ref());
         if let Ok(status) = self.reader.status() {
             metrics::set(&Gauges {
                 state: status.state().unwrap_or(NodeState::Starting),

@@ -6,13 +6,13 @@ use quicksilver::environment::Environment;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat, HistoryId, Position};
 
 use super::node::LastError;
-use super::replica_log::{DurableCell, note_commit, note_history, note_switch};
+use super::replica_log::{DurableCell, note_commit, note_history, note_live, note_switch};
 use crate::metrics;
 use crate::net::replication::Feed;
 use crate::root::finalize::FinalizeError;
 use crate::root::sequencer::Outlet;
 use crate::store::writer::Observer;
-use crate::store::{Committed, StoreError};
+use crate::store::{Committed, Live, StoreError};
 
 /// What both kinds of writer's thread do after a commit, and when there is none.
 pub(super) struct Aftermath {
@@ -112,8 +112,13 @@ impl Observer for ReplicaOutlet {
         self.0.no_space(error, "the commit is tried again");
     }
 
-    fn switched(&mut self, live: &Environment) {
-        note_switch(&self.0.durable, live);
+    fn switched(&mut self, live: &Live) {
+        let end = live.state.log.last;
+        note_live(&self.0.durable, live);
+        // After a snapshot, whoever follows begins anew.
+        if self.0.feed.state().end.index < end.index {
+            self.0.feed.reset(end);
+        }
     }
 
     fn damaged(&mut self, error: &StoreError) {

@@ -10,28 +10,17 @@ use quicksilver_format::{HistoryId, Index, Position};
 use quicksilver_protocol::LogFact;
 
 use crate::net::replication::{ReadFailure, ReplicaLog};
-use crate::store::{State, Store};
+use crate::store::{Live, State, Store};
 
 /// Reads the log in short transactions, and knows what the last commit left.
 #[derive(Debug)]
 pub(super) struct StoredLog(DurableCell);
 
-/// What is durable on this node.
-#[derive(Debug, Clone)]
-pub(super) struct Durable {
-    /// The live generation.
-    pub(super) environment: Environment,
-    /// Which database, and which of its pasts.
-    pub(super) identity: Identity,
-    /// The bookkeeping after the last commit.
-    pub(super) state: State,
-}
-
 /// Where commits are noted.
-pub(super) type DurableCell = Arc<Mutex<Durable>>;
+pub(super) type DurableCell = Arc<Mutex<Live>>;
 
 /// Looks at what is durable now.
-pub(super) fn durable(cell: &DurableCell) -> Durable {
+pub(super) fn durable(cell: &DurableCell) -> Live {
     lock(cell).clone()
 }
 
@@ -45,21 +34,24 @@ pub(super) fn note_history(cell: &DurableCell, history: HistoryId) {
     lock(cell).identity.history = history;
 }
 
-/// Notes that another generation is live.
-pub(super) fn note_switch(cell: &DurableCell, live: &Environment) {
-    lock(cell).environment = live.clone();
+/// Notes that another generation is live, with the same content.
+pub(super) fn note_switch(cell: &DurableCell, environment: &Environment) {
+    lock(cell).environment = environment.clone();
 }
 
-fn lock(cell: &DurableCell) -> MutexGuard<'_, Durable> {
+/// Notes that another generation is live, whatever it has.
+pub(super) fn note_live(cell: &DurableCell, live: &Live) {
+    *lock(cell) = live.clone();
+}
+
+fn lock(cell: &DurableCell) -> MutexGuard<'_, Live> {
     cell.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl StoredLog {
     /// The log of a store, and the cell in which its commits are to be noted.
     pub(super) fn new(store: &Store) -> (Self, DurableCell) {
-        let environment = store.environment().clone();
-        let now = Durable { environment, identity: store.identity(), state: *store.state() };
-        let now = Arc::new(Mutex::new(now));
+        let now = Arc::new(Mutex::new(store.live()));
         (StoredLog(now.clone()), now)
     }
 }
@@ -82,7 +74,7 @@ impl ReplicaLog for StoredLog {
     }
 
     fn fact(&self, index: Index) -> Result<LogFact, ReadFailure> {
-        let Durable { environment, .. } = durable(&self.0);
+        let Live { environment, .. } = durable(&self.0);
         let txn = environment.env.read().map_err(failure)?;
         Ok(match log::hash_at(&environment, &txn, index).map_err(failure)? {
             HashAt::Boundary(hash) => LogFact::Boundary(hash),
@@ -93,7 +85,7 @@ impl ReplicaLog for StoredLog {
     }
 
     fn read(&self, after: Index, max_bytes: usize) -> Result<Vec<Bytes>, ReadFailure> {
-        let Durable { environment, .. } = durable(&self.0);
+        let Live { environment, .. } = durable(&self.0);
         let txn = environment.env.read().map_err(failure)?;
         let records = log::read_after(&environment, &txn, after, max_bytes).map_err(failure)?;
         Ok(records.into_iter().map(|record| record.bytes.into()).collect())

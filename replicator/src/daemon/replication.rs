@@ -2,24 +2,25 @@
 
 use std::future::Future;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Address, Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
 use quicksilver_protocol::{Deadlines, Lineage};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::replica_log::StoredLog;
-use crate::config::{Config, Role};
+use super::snapshots::Snapshots;
+use crate::config::{self, Config, Role};
 use crate::metrics;
 use crate::net::leaving::Door;
 use crate::net::listen::Listener;
-use crate::net::node::{DownstreamStatus, UpstreamStatus};
+use crate::net::node::{BootstrapStatus, DownstreamStatus, UpstreamStatus};
 use crate::net::replication::{
-    self, BatchSink, Downstreams, Feed, FeedLimits, FollowContext, NetDial, NodeName, ReplicaLog,
-    ServeContext, UpstreamState, Upstreams, serve_downstream,
+    self, BatchSink, Downstreams, Feed, FeedLimits, Fetching, FollowContext, NetDial, NodeName,
+    OfferContext, ReplicaLog, ServeContext, UpstreamState, Upstreams, serve_downstream,
 };
 use crate::store::Store;
 use crate::store::hold::{LogHold, LogHolds};
@@ -66,6 +67,9 @@ pub(super) struct Replication {
     downstreams: Arc<Downstreams>,
     lineage: watch::Sender<Lineage>,
     upstream: watch::Sender<replication::UpstreamStatus>,
+    bootstrap: watch::Sender<Option<BootstrapStatus>>,
+    snapshots: OnceLock<Arc<Snapshots>>,
+    rules: config::Bootstrap,
     writer: Mutex<Option<WriterSink>>,
 }
 
@@ -93,6 +97,9 @@ impl Replication {
             downstreams: Downstreams::new(config.limits.max_downstreams),
             lineage: watch::Sender::new(lineage),
             upstream: watch::Sender::new(replication::UpstreamStatus::new()),
+            bootstrap: watch::Sender::new(None),
+            snapshots: OnceLock::new(),
+            rules: config.bootstrap.clone(),
             writer: Mutex::new(None),
         }
     }
@@ -107,6 +114,12 @@ impl Replication {
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = sink;
     }
 
+    /// Where snapshots are fetched to, and served from.
+    pub(super) fn attach_snapshots(&self, snapshots: Arc<Snapshots>) {
+        // Once, before anything is served.
+        let _ = self.snapshots.set(snapshots);
+    }
+
     /// Where it is changed whom this node follows.
     pub(super) fn upstreams(&self) -> watch::Sender<Upstreams> {
         self.upstreams.clone()
@@ -119,6 +132,7 @@ impl Replication {
             downstreams: self.downstreams.clone(),
             lineage: self.lineage.subscribe(),
             upstream: self.upstream.subscribe(),
+            bootstrap: self.bootstrap.subscribe(),
         }
     }
 
@@ -154,8 +168,15 @@ impl Replication {
         listener: Listener,
         mut door: Door,
     ) -> impl Future<Output = ()> + Send + use<> {
+        let offer = self.snapshots.get().filter(|_| self.rules.max_served > 0);
+        let offer = offer.map(|snapshots| OfferContext {
+            snapshots: snapshots.clone(),
+            transfers: Arc::new(Semaphore::new(self.rules.max_served)),
+            bytes_per_second: self.rules.max_bytes_per_second,
+        });
         let context = ServeContext {
             name: self.name.clone(),
+            offer,
             log: self.log.clone(),
             feed: self.feed.clone(),
             lineage: self.lineage.subscribe(),
@@ -192,6 +213,15 @@ impl Replication {
         let mut upstreams = self.upstreams.subscribe();
         let (name, log, feed) = (self.name.clone(), self.log.clone(), self.feed.clone());
         let (lineage, status) = (self.lineage.clone(), self.upstream.clone());
+        let snapshots = self.snapshots.get().filter(|_| self.rules.enabled);
+        let fetching = snapshots.map(|snapshots| Fetching {
+            name: name.clone(),
+            log: log.clone(),
+            snapshots: snapshots.clone(),
+            status: self.bootstrap.clone(),
+            dial: NetDial,
+            deadlines: Deadlines::default(),
+        });
         async move {
             let Some(sink) = sink else { return };
             let states = tokio::spawn(publish_state(status.subscribe(), sink.clone()));
@@ -202,6 +232,7 @@ impl Replication {
                 sink: Arc::new(sink),
                 lineage,
                 status,
+                fetching,
                 dial: NetDial,
                 deadlines: Deadlines::default(),
             };
@@ -246,6 +277,7 @@ async fn publish_state(
             UpstreamState::Disconnected
             | UpstreamState::WrongDatabase
             | UpstreamState::NeedsSnapshot { .. }
+            | UpstreamState::Bootstrapping
             | UpstreamState::Idle => NodeState::Disconnected,
         };
         if published != Some(state) {
@@ -264,9 +296,15 @@ pub(super) struct ReplicationView {
     downstreams: Arc<Downstreams>,
     lineage: watch::Receiver<Lineage>,
     upstream: watch::Receiver<replication::UpstreamStatus>,
+    bootstrap: watch::Receiver<Option<BootstrapStatus>>,
 }
 
 impl ReplicationView {
+    /// The snapshot that is fetched, if one is.
+    pub(super) fn bootstrap(&self) -> Option<BootstrapStatus> {
+        self.bootstrap.borrow().clone()
+    }
+
     /// The client address of the root, as far as it is known.
     pub(super) fn root_client(&self) -> Option<String> {
         Some(self.lineage.borrow().root_client.clone()).filter(|address| !address.is_empty())

@@ -211,6 +211,32 @@ pub struct NodeStatus {
     pub readers: Option<ReadersStatus>,
     /// Compaction, snapshots and verification.
     pub maintenance: MaintenanceStatus,
+    /// The snapshot that the node fetches; `null` when it does not.
+    pub bootstrap: Option<BootstrapStatus>,
+}
+
+/// A node that fetches a snapshot.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BootstrapStatus {
+    /// `fetching`, `restoring`, or what it waits for.
+    pub state: String,
+    /// From whom.
+    pub upstream: String,
+    /// The identity of the snapshot; empty before one was offered.
+    pub snapshot: String,
+    /// The index at which it is.
+    pub index: u64,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+    /// Bytes of its blocks.
+    pub total_bytes: u64,
+    /// Rate of this connection.
+    pub bytes_per_second: f64,
+    /// Until all of it is here; `null` when that cannot be said yet.
+    pub eta_seconds: Option<f64>,
+    /// Why the last try ended.
+    pub last_error: Option<String>,
 }
 
 /// `QS.FORMAT` and `qsctl format --json`. The names are public.

@@ -15,7 +15,7 @@ use quicksilver_format::status::NodeState;
 use super::Context;
 use super::error::{Error, Exit};
 use super::target::{Place, ask};
-use crate::net::node::{NodeStatus, ReadersStatus};
+use crate::net::node::{BootstrapStatus, NodeStatus, ReadersStatus};
 use crate::store::maintenance::MaintenanceStatus;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
@@ -112,6 +112,12 @@ fn as_text(status: &NodeStatus) -> String {
     }
     if let Some(readers) = &status.readers {
         table.line("readers", readers_in_words(readers));
+    }
+    if let Some(bootstrap) = &status.bootstrap {
+        let (done, total) = (HumanBytes(bootstrap.done_bytes), HumanBytes(bootstrap.total_bytes));
+        let rate = HumanBytes(bootstrap.bytes_per_second as u64);
+        let BootstrapStatus { state, upstream, .. } = bootstrap;
+        table.line("snapshot", format_args!("{state}: {done} of {total}, {rate}/s, {upstream}"));
     }
     for (label, line) in maintenance_in_words(&status.maintenance) {
         table.line(label, line);

@@ -27,10 +27,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 use quicksilver::Reader;
 use quicksilver::build::rebuild::Rebuilt;
-use quicksilver::build::{self, RoleLock, directory};
+use quicksilver::build::{self, BuildError, Built, RoleLock, directory};
 use quicksilver::environment::Environment;
 use quicksilver::status_page::StatusWriter;
-use quicksilver_format::layout;
+use quicksilver_format::layout::{self, Generation};
 use quicksilver_format::meta::Identity;
 use quicksilver_format::status::{Commit, NodeState};
 use quicksilver_format::{Batch, DbId, HistoryId, Index, Position};
@@ -95,6 +95,17 @@ impl Drop for Tenure {
 fn boot_clock_us() -> i64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000)
+}
+
+/// What is live and durable: the generation, and what it says.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The live generation.
+    pub environment: Environment,
+    /// Which database, and which of its pasts.
+    pub identity: Identity,
+    /// The bookkeeping after the last commit.
+    pub state: State,
 }
 
 /// A database opened for writing.
@@ -189,6 +200,12 @@ impl Store {
         &self.environment
     }
 
+    /// The opened generation, with what it says.
+    pub fn live(&self) -> Live {
+        let environment = self.environment.clone();
+        Live { environment, identity: self.identity, state: self.state }
+    }
+
     /// Which database, and which of its pasts.
     pub fn identity(&self) -> Identity {
         self.identity
@@ -274,12 +291,28 @@ impl Store {
     /// After [`StoreError::Switch`] this store must not be used any more.
     pub fn switch(&mut self, copy: Rebuilt) -> Result<Environment, StoreError> {
         let next = copy.finish()?.generation;
+        self.go_on_in(next)
+    }
+
+    /// Goes on in a generation that was restored from a snapshot: of the same database, and not behind
+    /// this one. Returns the one before, which readers may still be in.
+    ///
+    /// # Errors
+    /// As [`Self::switch`].
+    pub fn install(&mut self, restored: &Built) -> Result<Environment, StoreError> {
+        let (found, live) = (restored.position.index, self.end().index);
+        if found < live {
+            let path = self.dir.join(restored.generation.to_string());
+            let _ = directory::remove_generation(&self.dir, restored.generation);
+            return Err(BuildError::Behind { path, found, live }.into());
+        }
+        self.go_on_in(restored.generation)
+    }
+
+    fn go_on_in(&mut self, next: Generation) -> Result<Environment, StoreError> {
         let max_readers = self.environment.env.info()?.max_readers;
-        let ready = build::open_writer(&self.dir, next, max_readers).and_then(|environment| {
-            let state = State::read(&environment, &environment.env.read()?)?;
-            Ok((environment, state))
-        });
-        let (environment, state) = match ready {
+        let ready = self.open_next(next, max_readers);
+        let Live { environment, identity, state } = match ready {
             Ok(ready) => ready,
             Err(e) => {
                 // What is left of it goes at the next start.
@@ -291,10 +324,24 @@ impl Store {
         directory::set_current(&self.dir, next).map_err(StoreError::Switch)?;
         self.page.set_generation(next);
         let before = std::mem::replace(&mut self.environment, environment);
-        self.state = state;
+        (self.state, self.identity) = (state, identity);
         self.publish();
         tracing::info!(from = %before.generation, to = %next, "generation switched");
         Ok(before)
+    }
+
+    fn open_next(&self, next: Generation, max_readers: u32) -> Result<Live, BuildError> {
+        let environment = build::open_writer(&self.dir, next, max_readers)?;
+        let txn = environment.env.read()?;
+        let state = State::read(&environment, &txn)?;
+        let identity = environment.identity(&txn)?;
+        drop(txn);
+        if identity.db_id != self.identity.db_id {
+            let path = self.dir.join(next.to_string());
+            let (expected, found) = (self.identity.db_id, identity.db_id);
+            return Err(quicksilver::Error::WrongDatabase { path, expected, found }.into());
+        }
+        Ok(Live { environment, identity, state })
     }
 
     /// Pages one commit of `entries` with `payload_bytes` may dirty, at most.

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use quicksilver::build::BuildError;
 use quicksilver::build::rebuild::Rebuilt;
+use quicksilver::build::{BuildError, Built};
 use quicksilver::environment::Environment;
 
 pub use quicksilver::build::FormatChange;
@@ -18,9 +18,11 @@ pub enum StoreOrder {
     RaiseFormat(Asker<FormatAnswer>),
     /// Go on in a copy of the live generation, which becomes the live one.
     Switch(Box<Rebuilt>, Asker<SwitchAnswer>),
+    /// Go on in a generation that was restored from a snapshot.
+    Install(Built, Asker<SwitchAnswer>),
 }
 
-/// What became of [`StoreOrder::Switch`]: the generation before, which readers may still be in.
+/// What became of [`StoreOrder::Switch`] or [`StoreOrder::Install`]: the generation before, which readers may still be in.
 pub type SwitchAnswer = Result<Environment, SwitchRefusal>;
 
 /// Why the generation was not switched, or is not known to be.
@@ -52,20 +54,28 @@ impl Store {
                     if e.is_transient() { Ok(false) } else { Err(e) }
                 }
             },
-            StoreOrder::Switch(copy, asker) => match self.switch(*copy) {
-                Ok(before) => {
-                    asker.tell(Ok(before));
-                    Ok(true)
-                }
-                Err(StoreError::Build(refused)) => {
-                    asker.tell(Err(SwitchRefusal::NotSwitched(refused)));
-                    Ok(false)
-                }
-                Err(e) => {
-                    asker.tell(Err(SwitchRefusal::Unknown(e.to_string())));
-                    Err(e)
-                }
-            },
+            StoreOrder::Switch(copy, asker) => switched(self.switch(*copy), asker),
+            StoreOrder::Install(restored, asker) => switched(self.install(&restored), asker),
+        }
+    }
+}
+
+fn switched(
+    outcome: Result<Environment, StoreError>,
+    asker: Asker<SwitchAnswer>,
+) -> Result<bool, StoreError> {
+    match outcome {
+        Ok(before) => {
+            asker.tell(Ok(before));
+            Ok(true)
+        }
+        Err(StoreError::Build(refused)) => {
+            asker.tell(Err(SwitchRefusal::NotSwitched(refused)));
+            Ok(false)
+        }
+        Err(e) => {
+            asker.tell(Err(SwitchRefusal::Unknown(e.to_string())));
+            Err(e)
         }
     }
 }

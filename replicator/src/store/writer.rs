@@ -13,11 +13,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use quicksilver::build::apply::DIRTY_PAGES_PER_COMMIT;
-use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
 
-use super::{Committed, Pulse, Retention, Store, StoreError, StoreOrder};
+use super::{Committed, Live, Pulse, Retention, Store, StoreError, StoreOrder};
 
 /// Pause before a commit is tried again that found no space.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -55,7 +54,7 @@ pub trait Observer: Send {
     /// The upstream's history was taken over.
     fn history_adopted(&mut self, history: HistoryId, end: Position);
     /// Another generation is live.
-    fn switched(&mut self, live: &Environment);
+    fn switched(&mut self, live: &Live);
     /// What is stored under some key is damaged, so nothing more can be applied. What is there
     /// goes on being served.
     fn damaged(&mut self, error: &StoreError);
@@ -190,7 +189,7 @@ fn step(
             Command::SetRetention(retention) => store.set_retention(retention),
             Command::Store(order) => {
                 if store.obey(order)? {
-                    observer.switched(store.environment());
+                    observer.switched(&store.live());
                 }
             }
             Command::Stop => return Ok(Next::Stop),
@@ -210,7 +209,7 @@ fn obey_first(
         match command {
             Command::Store(order) => {
                 if store.obey(order)? {
-                    observer.switched(store.environment());
+                    observer.switched(&store.live());
                 }
             }
             other => pending.push_back(other),

@@ -10,6 +10,7 @@
 
 mod check;
 mod create;
+mod receive;
 mod restore;
 
 use std::fs::{self, File};
@@ -25,7 +26,11 @@ use super::{BuildError, Result};
 use crate::error::Error;
 
 pub use self::create::create;
+pub use self::receive::Receiving;
 pub use self::restore::restore;
+
+/// Below the directory of snapshots.
+const OFFERED: &str = "offered";
 
 /// An opened snapshot file whose manifest was read.
 #[derive(Debug)]
@@ -130,6 +135,12 @@ fn name(manifest: &Manifest, identity: SnapshotHash) -> String {
     format!("{:012}-{a:02x}{b:02x}{c:02x}{d:02x}{SNAPSHOT_SUFFIX}", index.get())
 }
 
+/// Where the snapshot is that the database in `dir` fetches, or lets others fetch. There is at most
+/// one, and it is no operator's business.
+pub fn offered_in(dir: &Path) -> PathBuf {
+    directory_of(dir).join(OFFERED)
+}
+
 /// Where the snapshots of the database in `dir` are.
 pub fn directory_of(dir: &Path) -> PathBuf {
     dir.join(SNAPSHOTS)
@@ -140,14 +151,21 @@ pub fn directory_of(dir: &Path) -> PathBuf {
 /// # Errors
 /// What the system says of the directory.
 pub fn list(dir: &Path) -> Result<Vec<(PathBuf, Result<SnapshotFile>)>> {
-    let snapshots = directory_of(dir);
-    let entries = match fs::read_dir(&snapshots) {
+    list_in(&directory_of(dir))
+}
+
+/// The snapshots in a directory, as [`list`] does.
+///
+/// # Errors
+/// What the system says of the directory.
+pub fn list_in(snapshots: &Path) -> Result<Vec<(PathBuf, Result<SnapshotFile>)>> {
+    let entries = match fs::read_dir(snapshots) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(io_error(&snapshots))?,
+        other => other.map_err(io_error(snapshots))?,
     };
     let mut paths = Vec::new();
     for entry in entries {
-        let path = entry.map_err(io_error(&snapshots))?.path();
+        let path = entry.map_err(io_error(snapshots))?.path();
         if path.to_str().is_some_and(|path| path.ends_with(SNAPSHOT_SUFFIX)) {
             paths.push(path);
         }

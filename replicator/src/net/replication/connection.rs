@@ -88,6 +88,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         (!self.output.is_empty()).then_some(self.last_progress)
     }
 
+    /// The kind of the first frame, as soon as it has come; `None` when the other end is gone before.
+    pub async fn first_kind(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            if let Some(kind) = self.decoder.kind_of_first(&self.input) {
+                return Ok(Some(kind));
+            }
+            if self.exchange(true).await? == Moved::Eof {
+                return Ok(None);
+            }
+        }
+    }
+
     /// The next frame among the bytes that have come.
     pub fn next_frame(&mut self) -> Result<Decoded, FrameError> {
         self.decoder.decode(&mut self.input)

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use super::connection::{Connection, Moved};
 use super::feed::{Epoch, Feed, PushError};
+use super::transfer::Fetching;
 use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking};
 use crate::net::heavy;
 use crate::net::listen::Stream;
@@ -83,6 +84,8 @@ pub enum UpstreamState {
         /// The oldest entry that any of them has.
         oldest: Index,
     },
+    /// No upstream has the log this node needs; it fetches a snapshot.
+    Bootstrapping,
     /// There is no upstream in the configuration, or everything asked for has come.
     Idle,
 }
@@ -96,6 +99,7 @@ impl UpstreamState {
             UpstreamState::Diverged => "diverged",
             UpstreamState::WrongDatabase => "wrong-database",
             UpstreamState::NeedsSnapshot { .. } => "needs-snapshot",
+            UpstreamState::Bootstrapping => "bootstrapping",
             UpstreamState::Idle => "idle",
         }
     }
@@ -170,6 +174,8 @@ pub struct FollowContext<D> {
     pub lineage: watch::Sender<Lineage>,
     /// What an operator sees.
     pub status: watch::Sender<UpstreamStatus>,
+    /// Fetches a snapshot when no upstream has the log; `None`: an operator does.
+    pub fetching: Option<Fetching<D>>,
     /// Makes connections.
     pub dial: D,
     /// The timeouts.
@@ -199,7 +205,10 @@ pub async fn follow<D: Dial>(
                 context.report(address, &end);
                 chooser.ended(&end, streamed_ms);
             }
-            Next::Snapshot { oldest, slot } => context.report_snapshot(oldest, upstreams.at(slot)),
+            Next::Snapshot { oldest, slot } => {
+                context.report_snapshot(oldest, upstreams.at(slot));
+                context.bootstrap(&upstreams, slot, &mut shutdown).await;
+            }
             Next::Done | Next::Nothing => {
                 context.status.send_modify(|status| status.state = UpstreamState::Idle);
                 return;
@@ -301,13 +310,51 @@ impl<D: Dial> FollowContext<D> {
         });
     }
 
+    /// Fetches a snapshot, first from the upstream whose log reaches back furthest.
+    async fn bootstrap(
+        &self,
+        upstreams: &Upstreams,
+        first: UpstreamSlot,
+        shutdown: &mut watch::Receiver<bool>,
+    ) {
+        let Some(fetching) = &self.fetching else { return };
+        self.status.send_modify(|status| status.state = UpstreamState::Bootstrapping);
+        let mut addresses: Vec<Address> =
+            upstreams.primary.iter().chain(&upstreams.secondary).cloned().collect();
+        if first.0 < addresses.len() {
+            addresses.rotate_left(first.0);
+        }
+        let node = &self.name.node_id;
+        match fetching.run(&addresses, shutdown).await {
+            Ok(()) => tracing::info!(%node, "bootstrapped from a snapshot"),
+            Err(_) if *shutdown.borrow() => {}
+            Err(reason) => {
+                tracing::error!(
+                    %node, reason,
+                    "no snapshot could be had; it is tried again, and this node keeps serving what \
+                     it has"
+                );
+                self.status.send_modify(|status| status.last_error = Some(reason));
+            }
+        }
+    }
+
     fn report_snapshot(&self, oldest: Index, address: Option<&Address>) {
         let upstream = address.map(ToString::to_string).unwrap_or_default();
-        tracing::error!(
-            node = %self.name.node_id, %oldest, upstream,
-            "no upstream has the log this node needs: it needs a snapshot. It keeps serving what \
-             it has"
-        );
+        let node = &self.name.node_id;
+        if self.fetching.is_some() {
+            tracing::info!(
+                %node, %oldest, upstream,
+                "no upstream has the log this node needs: it fetches a snapshot, and serves what it \
+                 has meanwhile"
+            );
+        } else {
+            tracing::error!(
+                %node, %oldest, upstream,
+                "no upstream has the log this node needs: it needs a snapshot (qsctl snapshot). It \
+                 keeps serving what it has"
+            );
+        }
         let state = UpstreamState::NeedsSnapshot { oldest };
         self.status.send_modify(|status| status.state = state);
     }

@@ -15,6 +15,7 @@
 //!   it.
 //! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
 //! * [`follow`](mod@follow): the upstream: dialling, the session, and what an operator is told about it.
+//! * [`transfer`]: snapshots, fetched and served.
 //! * [`connection`]: bytes in and out of a stream, bounded.
 //!
 //! There is no LMDB here: the store is behind [`ReplicaLog`] (reads) and [`BatchSink`] (writes).
@@ -24,6 +25,7 @@ pub mod downstreams;
 pub mod feed;
 pub mod follow;
 pub mod serve;
+pub mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -40,10 +42,11 @@ pub use downstreams::{Downstream, Downstreams};
 pub use feed::{Feed, FeedLimits};
 pub use follow::{Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow};
 pub use serve::{ServeContext, serve_downstream};
+pub use transfer::{Fetching, NotNow, OfferContext, ServedSnapshot, SnapshotStore};
 
-/// The log could not be read. The store says why; a session that meets it ends.
+/// What is stored could not be read, or kept. The store says why; a session that meets it ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the log could not be read: {0}")]
+#[error("the store failed: {0}")]
 pub struct ReadFailure(pub String);
 
 /// The stored log, as sessions see it.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quicksilver_format::{HistoryId, Index, NodeId, Position};
 use quicksilver_protocol::{
-    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Lineage, LogFact, SourceAction, SourceEnd,
-    SourceSession, SourceState, Start,
+    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, SourceAction,
+    SourceEnd, SourceSession, SourceState, Start,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::connection::{Connection, Moved};
 use super::downstreams::{Downstreams, Registration};
 use super::feed::{Cursor, Epoch, Feed, Item, Read};
+use super::transfer::{self, OfferContext};
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
 
 /// Bytes of records read from the log at once.
@@ -43,6 +44,8 @@ pub struct ServeContext {
     pub lineage: watch::Receiver<Lineage>,
     /// Who else follows.
     pub downstreams: Arc<Downstreams>,
+    /// Snapshots for those whose position is too old; `None`: there are none.
+    pub offer: Option<OfferContext>,
     /// The timeouts.
     pub deadlines: Deadlines,
     /// Becomes true when the process is to end.
@@ -56,7 +59,24 @@ where
 {
     let name = context.name.node_id.clone();
     let registration = context.downstreams.register(peer.clone());
-    let mut driver = Driver::new(stream, context, registration);
+    let mut connection = Connection::new(stream, Decoder::of_follower_bytes());
+    if let (Some(_), Some(offer)) = (&registration, context.offer.clone()) {
+        let patience = Duration::from_millis(context.deadlines.handshake_ms);
+        let mut shutdown = context.shutdown.clone();
+        let first = tokio::select! {
+            first = tokio::time::timeout(patience, connection.first_kind()) => first,
+            // Whoever has said nothing yet is told so below.
+            _ = shutdown.wait_for(|down| *down) => Ok(Ok(None)),
+        };
+        if matches!(first, Ok(Ok(Some(kind))) if kind == Kind::Fetch as u8) {
+            // It follows nobody yet; transfers have a bound of their own.
+            drop(registration);
+            let ServeContext { name, log, deadlines, shutdown, .. } = context;
+            return transfer::serve(connection, &peer, &name, &log, offer, deadlines, shutdown)
+                .await;
+        }
+    }
+    let mut driver = Driver::new(connection, context, registration);
     let end = driver.run().await;
     let follower = driver.session.follower().map(|node| node.node_id.clone());
     report(&name, &peer, follower.as_ref(), &end);
@@ -105,12 +125,16 @@ struct Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
-    fn new(stream: S, context: ServeContext, registration: Option<Registration>) -> Self {
+    fn new(
+        connection: Connection<S>,
+        context: ServeContext,
+        registration: Option<Registration>,
+    ) -> Self {
         let clock = Clock::start();
         let me = context.name.local(context.log.identity());
         let lineage = context.lineage.borrow().clone();
         Driver {
-            connection: Connection::new(stream, Decoder::of_follower_bytes()),
+            connection,
             session: SourceSession::new(me, lineage, context.deadlines, clock.now()),
             registration,
             clock,

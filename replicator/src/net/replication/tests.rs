@@ -258,6 +258,7 @@ impl Node {
 
     fn serve_context(&self) -> ServeContext {
         ServeContext {
+            offer: None,
             name: self.name.clone(),
             log: Arc::clone(&self.store) as Arc<dyn ReplicaLog>,
             feed: Arc::clone(&self.feed),
@@ -302,6 +303,7 @@ impl Network {
         let upstreams =
             Upstreams { primary: primary.iter().map(address).collect(), secondary: Vec::new() };
         let context = FollowContext {
+            fetching: None,
             name: node.name.clone(),
             log: Arc::clone(&node.store) as Arc<dyn ReplicaLog>,
             feed: Arc::clone(&node.feed),

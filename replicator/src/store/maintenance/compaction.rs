@@ -4,13 +4,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use quicksilver::build::Options;
-use quicksilver::build::rebuild::{Progress, Rebuilt, SLICE_BYTES, rebuild};
+use quicksilver::build::rebuild::{Progress, SLICE_BYTES, rebuild};
 use quicksilver::environment::Environment;
 use quicksilver_format::Index;
 
-use super::throttle::Throttle;
 use super::{Done, JobError, Pages, TICK, Worker, check_room};
 use crate::store::{Asker, StoreOrder, SwitchAnswer};
+use crate::throttle::Throttle;
 
 /// When what has been written meanwhile is caught up with in less time than this, the writer's thread
 /// does the rest.
@@ -50,7 +50,7 @@ impl Worker {
                 return Err(JobError::Ended);
             }
         }
-        let old = self.hand_over(copy)?;
+        let old = self.have_writer(|asker| StoreOrder::Switch(Box::new(copy), asker))?;
         let after = Pages::of(&(self.access.live)()).map_err(quicksilver::Error::from)?;
         self.old.add(old);
         Ok(Done {
@@ -62,13 +62,16 @@ impl Worker {
         })
     }
 
-    /// Has the writer go on in the copy.
-    fn hand_over(&mut self, copy: Rebuilt) -> Result<Environment, JobError> {
+    /// Has the writer go on in another generation; the one before.
+    pub(super) fn have_writer(
+        &mut self,
+        order: impl FnOnce(Asker<SwitchAnswer>) -> StoreOrder,
+    ) -> Result<Environment, JobError> {
         let (tell, told) = mpsc::channel::<SwitchAnswer>();
         let asker = Asker::new(move |answer| {
             let _ = tell.send(answer);
         });
-        (self.access.order)(StoreOrder::Switch(Box::new(copy), asker));
+        (self.access.order)(order(asker));
         // The writer does it after the commit that it is in, or drops the order at its end.
         loop {
             match told.recv_timeout(TICK) {

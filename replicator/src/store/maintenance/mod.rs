@@ -10,12 +10,12 @@
 //! * the thread ends before the role lock is given up: what it makes, it makes as the writer;
 //! * a job that fails, or is told to end, leaves nothing behind.
 
+mod bootstrap;
 mod compaction;
 mod old_generations;
 mod rule;
 mod snapshots;
 mod status;
-mod throttle;
 mod verification;
 
 use std::io;
@@ -32,7 +32,7 @@ use super::{Asker, LogHolds, StoreOrder, SwitchRefusal, wall_clock_us};
 
 use self::old_generations::OldGenerations;
 
-pub use self::rule::{CheckRoomError, NoRoom, Pages, check_room, free_bytes};
+pub use self::rule::{CheckRoomError, NoRoom, Pages, check_room, check_room_for, free_bytes};
 pub use self::snapshots::{SnapshotInfo, list_snapshots};
 pub use self::status::{JobKind, JobOutcome, JobStatus, MaintenanceStatus, OldGenerationStatus};
 
@@ -209,6 +209,8 @@ enum JobError {
     Read(#[from] quicksilver::Error),
     #[error(transparent)]
     Switch(#[from] SwitchRefusal),
+    #[error("there is no snapshot to make a generation of; it is fetched again")]
+    NoSnapshot,
     #[error("the writer has ended, or applies nothing more; /status says why")]
     NoWriter,
 }
@@ -305,6 +307,8 @@ impl Worker {
             JobKind::Compaction => self.compact(),
             JobKind::Snapshot => self.snapshot(),
             JobKind::Verification => self.verify(),
+            JobKind::Offer => self.offer(),
+            JobKind::Bootstrap => self.bootstrap(),
         };
         self.desk.running = None;
         let seconds = began.elapsed().as_secs_f64();

@@ -83,9 +83,13 @@ pub fn check_room(
     environment: &Environment,
     what: &'static str,
 ) -> Result<(), CheckRoomError> {
+    check_room_for(dir, Pages::of(environment)?.used_bytes(), what)
+}
+
+/// Checks that so many bytes have room on the disk of `dir`, and leave a little.
+pub fn check_room_for(dir: &Path, bytes: u64, what: &'static str) -> Result<(), CheckRoomError> {
     const RESERVE_BYTES: u64 = 64 << 20;
-    let used = Pages::of(environment)?.used_bytes();
-    let needed = used + used / 16 + RESERVE_BYTES;
+    let needed = bytes + bytes / 16 + RESERVE_BYTES;
     let free = free_bytes(dir)?;
     if free < needed {
         return Err(NoRoom { path: dir.display().to_string(), what, needed, free }.into());

@@ -1,5 +1,6 @@
 //! Snapshot files of the live generation.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Instant;
@@ -9,11 +10,31 @@ use quicksilver::build::snapshot::{self, SnapshotFile};
 use quicksilver::build::{BuildError, Result};
 use serde::{Deserialize, Serialize};
 
-use super::throttle::Throttle;
 use super::{Done, JobError, Worker, check_room};
+use crate::throttle::Throttle;
 
 impl Worker {
+    /// One for the operator.
     pub(super) fn snapshot(&mut self) -> std::result::Result<Done, JobError> {
+        self.make_snapshot(&snapshot::directory_of(&self.access.dir))
+    }
+
+    /// One for downstreams, in place of the one before.
+    pub(super) fn offer(&mut self) -> std::result::Result<Done, JobError> {
+        let into = snapshot::offered_in(&self.access.dir);
+        let done = self.make_snapshot(&into)?;
+        for (path, _) in snapshot::list_in(&into)? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name != done.snapshot.as_deref()
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(%error, path = %path.display(), "an old offer could not be removed");
+            }
+        }
+        Ok(done)
+    }
+
+    fn make_snapshot(&mut self, into: &Path) -> std::result::Result<Done, JobError> {
         let source = (self.access.live)();
         check_room(&self.access.dir, &source, "the snapshot")?;
         let txn = source.env.read().map_err(quicksilver::Error::from)?;
@@ -27,8 +48,7 @@ impl Worker {
             let pause = throttle.pause(Instant::now(), now.copied_bytes, rate);
             desk.goes_on(now.copied_bytes, now.total_bytes, pause)
         };
-        let into = snapshot::directory_of(&self.access.dir);
-        let made = snapshot::create(&into, &source, SLICE_BYTES, &mut progress)?;
+        let made = snapshot::create(into, &source, SLICE_BYTES, &mut progress)?;
         let made = made.ok_or(JobError::Ended)?;
         let end = made.manifest().end;
         Ok(Done {

@@ -29,11 +29,21 @@ pub enum JobKind {
     Snapshot,
     /// Checks everything that is stored.
     Verification,
+    /// Writes the snapshot that downstreams fetch.
+    Offer,
+    /// Makes the next generation of the snapshot that was fetched.
+    Bootstrap,
 }
 
 impl JobKind {
     /// Every one.
-    pub const ALL: [JobKind; 3] = [JobKind::Compaction, JobKind::Snapshot, JobKind::Verification];
+    pub const ALL: [JobKind; 5] = [
+        JobKind::Compaction,
+        JobKind::Snapshot,
+        JobKind::Verification,
+        JobKind::Offer,
+        JobKind::Bootstrap,
+    ];
 
     /// Its word in `/status`, metrics and log lines.
     pub fn name(self) -> &'static str {
@@ -41,6 +51,8 @@ impl JobKind {
             JobKind::Compaction => "compaction",
             JobKind::Snapshot => "snapshot",
             JobKind::Verification => "verification",
+            JobKind::Offer => "offer",
+            JobKind::Bootstrap => "bootstrap",
         }
     }
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use quicksilver::verify::{self, Stage};
 
-use super::throttle::Throttle;
 use super::{Done, JobError, Worker};
+use crate::throttle::Throttle;
 
 impl Worker {
     pub(super) fn verify(&mut self) -> Result<Done, JobError> {

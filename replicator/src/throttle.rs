@@ -1,4 +1,4 @@
-//! How fast a copy may be.
+//! How fast something may be copied.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,20 @@ const DEBT_MAX: Duration = Duration::from_secs(1);
 
 /// Says when to pause so that no more bytes pass in a second than allowed.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub struct Throttle {
     /// When what has passed would be due.
     due: Instant,
     passed_bytes: u64,
 }
 
 impl Throttle {
-    pub(super) fn new(now: Instant) -> Self {
+    /// From now on.
+    pub fn new(now: Instant) -> Self {
         Throttle { due: now, passed_bytes: 0 }
     }
 
     /// So many bytes have passed since the beginning: how long to pause.
-    pub(super) fn pause(&mut self, now: Instant, bytes: u64, per_second: u64) -> Duration {
+    pub fn pause(&mut self, now: Instant, bytes: u64, per_second: u64) -> Duration {
         let new_bytes = bytes.saturating_sub(self.passed_bytes);
         self.passed_bytes = bytes;
         let took = Duration::from_secs_f64(new_bytes as f64 / per_second.max(1) as f64);

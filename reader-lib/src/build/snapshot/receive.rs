@@ -1,0 +1,177 @@
+//! A snapshot that comes in parts, and goes on where it stopped.
+//!
+//! ```text
+//! DIR/fetching.manifest   what is coming
+//! DIR/fetching.blocks     what has come of it: the first blocks of the file
+//! ```
+//!
+//! Invariants:
+//! * what counts as here after a restart was compared with the manifest then;
+//! * a file has its name only when every block is here and on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use quicksilver_format::manifest::{Manifest, SnapshotHash, encode_trailer};
+
+use super::super::directory::{self, DATA_MODE, io_error};
+use super::super::{BuildError, Result};
+use super::{SnapshotFile, name};
+use crate::error::Error;
+
+const MANIFEST: &str = "fetching.manifest";
+const BLOCKS: &str = "fetching.blocks";
+
+/// A snapshot of which the first blocks are here.
+#[derive(Debug)]
+pub struct Receiving {
+    dir: PathBuf,
+    blocks: File,
+    manifest: Manifest,
+    identity: SnapshotHash,
+    next_block: u32,
+}
+
+impl Receiving {
+    /// Begins with a manifest, in `dir`, which is made if it is not there. What had come of another
+    /// one is forgotten.
+    ///
+    /// # Errors
+    /// A manifest that is none, or what the system says.
+    pub fn begin(dir: &Path, manifest: &[u8]) -> Result<Self> {
+        directory::make(dir)?;
+        Self::forget(dir)?;
+        let path = dir.join(MANIFEST);
+        let (decoded, identity) = Manifest::decode(manifest)
+            .map_err(|source| Error::Format { path: path.clone(), source })?;
+        let write = |path: &Path| {
+            let mut file = options().create(true).truncate(true).open(path)?;
+            file.write_all(manifest)?;
+            file.sync_all()
+        };
+        write(&path).map_err(io_error(&path))?;
+        let path = dir.join(BLOCKS);
+        let opened = options().create(true).truncate(true).open(&path);
+        let blocks = opened.map_err(io_error(&path))?;
+        directory::sync(dir)?;
+        Ok(Receiving { dir: dir.to_owned(), blocks, manifest: decoded, identity, next_block: 0 })
+    }
+
+    /// Goes on with what is in `dir`, if anything is: reads it, and keeps the blocks that are right.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn resume(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(MANIFEST);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(io_error(&path))?,
+        };
+        let Ok((manifest, identity)) = Manifest::decode(&bytes) else {
+            // A crash came before it was on disk.
+            Self::forget(dir)?;
+            return Ok(None);
+        };
+        let path = dir.join(BLOCKS);
+        let opened = options().read(true).create(true).truncate(false).open(&path);
+        let mut blocks = opened.map_err(io_error(&path))?;
+        let (mut next_block, mut good_bytes, mut buffer) = (0, 0, Vec::new());
+        for block in &manifest.blocks {
+            buffer.resize(block.bytes as usize, 0);
+            match blocks.read_exact(&mut buffer) {
+                Ok(()) if SnapshotHash::of(&buffer) == block.hash => {}
+                Ok(()) => break,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(e) => return Err(io_error(&path)(e).into()),
+            }
+            next_block += 1;
+            good_bytes += u64::from(block.bytes);
+        }
+        let seek = |file: &mut File| {
+            file.set_len(good_bytes)?;
+            io::Seek::seek(file, io::SeekFrom::Start(good_bytes))
+        };
+        seek(&mut blocks).map_err(io_error(&path))?;
+        Ok(Some(Receiving { dir: dir.to_owned(), blocks, manifest, identity, next_block }))
+    }
+
+    /// Forgets what has come.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn forget(dir: &Path) -> Result<()> {
+        for name in [MANIFEST, BLOCKS] {
+            let path = dir.join(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error(&path)(e).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What is coming.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Which one.
+    pub fn identity(&self) -> SnapshotHash {
+        self.identity
+    }
+
+    /// The first block that is missing.
+    pub fn next_block(&self) -> u32 {
+        self.next_block
+    }
+
+    /// Takes the next block, whose hash was compared.
+    ///
+    /// # Errors
+    /// Another block than the next one, or what the system says.
+    pub fn push(&mut self, number: u32, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(BLOCKS);
+        if number != self.next_block {
+            let problem = format!("block {number} came where {} is missing", self.next_block);
+            return Err(BuildError::Damaged { path, problem });
+        }
+        self.blocks.write_all(bytes).map_err(io_error(&path))?;
+        self.next_block += 1;
+        Ok(())
+    }
+
+    /// Makes it a snapshot file, once every block is here.
+    ///
+    /// # Errors
+    /// Blocks that are missing, or what the system says.
+    pub fn finish(mut self) -> Result<SnapshotFile> {
+        let path = self.dir.join(BLOCKS);
+        let blocks = self.manifest.blocks.len();
+        if self.next_block as usize != blocks {
+            let problem = format!("{} of {blocks} blocks are here", self.next_block);
+            return Err(BuildError::Damaged { path, problem });
+        }
+        let encoded = self.manifest.encode();
+        let end = |file: &mut File| {
+            file.write_all(&encoded)?;
+            file.write_all(&encode_trailer(encoded.len()))?;
+            file.sync_all()
+        };
+        end(&mut self.blocks).map_err(io_error(&path))?;
+        let named = self.dir.join(name(&self.manifest, self.identity));
+        fs::rename(&path, &named).map_err(io_error(&named))?;
+        Self::forget(&self.dir)?;
+        directory::sync(&self.dir)?;
+        SnapshotFile::open(&named)
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(DATA_MODE);
+    options
+}

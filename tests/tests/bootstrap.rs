@@ -1,0 +1,201 @@
+//! "A new machine needs no hands." A node whose log is too old, or that has nothing, fetches a
+//! snapshot from its upstream, serves what it has meanwhile, and follows on from there; it resumes
+//! after cuts, deaths and from another upstream; one at a time on a machine.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::time::Duration;
+
+use quicksilver_tests::cluster::{Node, Status};
+use quicksilver_tests::proxy::{Proxy, Weather};
+use quicksilver_tests::resp::Client;
+use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use rand::Rng;
+
+const SOON: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+/// Writes so many values that do not compress.
+fn fill(client: &mut Client, keys: u32, bytes: usize) {
+    let mut rng = seeded_rng();
+    for n in 0..keys {
+        let value = random_bytes(&mut rng, bytes);
+        client.send(&[b"SET", format!("key/{n}").as_bytes(), &value]).unwrap();
+    }
+    (0..keys).for_each(|_| assert!(client.reply().unwrap().is_ok()));
+}
+
+/// A root that keeps so little log that whoever comes late needs a snapshot.
+fn root(cluster: &mut Cluster) -> &mut Node {
+    cluster.root("root").set_literal("retention.bytes", MIB).set_literal("batch.window_ms", 5)
+}
+
+fn offered(node: &Node) -> Vec<String> {
+    let names = std::fs::read_dir(node.data_dir().join("snapshots/offered"));
+    let names = names.into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".snapshot")).collect();
+    names.sort();
+    names
+}
+
+/// Bytes of snapshots that a node has served, by its log.
+fn served_bytes(node: &Node) -> u64 {
+    let log = node.log_text();
+    let sent = log.lines().filter(|line| line.contains("transfer ended"));
+    let bytes = |line: &str| {
+        let rest = line.split_once("sent_bytes=").unwrap().1;
+        rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    sent.map(bytes).sum()
+}
+
+fn fetching(status: &Status) -> u64 {
+    status.json["bootstrap"]["done_bytes"].as_u64().unwrap_or(0)
+}
+
+/// Story: two new machines, one below the other, and the root's log does not reach back. Both begin
+/// with the same snapshot, made once, and follow.
+#[test]
+fn a_new_tree_begins_with_a_snapshot() {
+    let mut cluster = Cluster::new();
+    root(&mut cluster).start();
+    let mut client = cluster.node("root").client();
+    fill(&mut client, 3000, 4000);
+    assert!(client.call(&["SET", "long", &"x".repeat(300_000)]).unwrap().is_ok());
+    cluster.relay("relay", &["root"]).spawn();
+    cluster.leaf("leaf", &["relay"]).spawn();
+    // It is written all the time.
+    eventually("all three are equal", SOON, || {
+        assert!(client.call(&["SET", "key/1", "later"]).unwrap().is_ok());
+        assert!(client.call(&["SET", "key/2", &"y".repeat(9_000)]).unwrap().is_ok());
+        assert!(client.call(&["SET", "key/2", "z"]).unwrap().is_ok());
+        let [root, relay, leaf] =
+            ["root", "relay", "leaf"].map(|name| cluster.node(name).try_status());
+        let (root, relay, leaf) = (root?, relay?, leaf?);
+        (root.index > 3000 && relay.index + 100 > root.index && leaf.index + 100 > root.index)
+            .then_some(())
+    });
+    cluster.await_converged(SOON);
+    for name in ["relay", "leaf"] {
+        let node = cluster.node(name);
+        node.await_ready();
+        let mut reader = node.reader();
+        assert_eq!(reader.ask("text key/1"), "text later");
+        reader.assert_verified();
+        let status = node.status();
+        assert!(status.json["bootstrap"].is_null());
+        assert_eq!(status.json["generation"], 2);
+        assert_eq!(status.json["maintenance"]["last"]["bootstrap"]["ok"], true);
+        assert_eq!(offered(node), offered(cluster.node("root")), "the same file, down the tree");
+    }
+    let root = cluster.node("root");
+    assert_eq!(root.log_text().matches("kind=\"offer\" reason").count(), 1, "made once");
+    // Gone for a moment, they go on with the log.
+    cluster.node_mut("leaf").term();
+    assert!(client.call(&["SET", "key/3", "last"]).unwrap().is_ok());
+    cluster.node_mut("leaf").start();
+    cluster.await_converged(SOON);
+    assert_eq!(cluster.node("leaf").status().json["generation"], 2);
+}
+
+/// Story: a relay was away for too long. It fetches slowly, serves what it has, is killed in the
+/// middle, again and again, and fetches no block twice.
+#[test]
+fn a_node_that_was_away_serves_what_it_has_and_resumes() {
+    let mut cluster = Cluster::new();
+    root(&mut cluster).set_literal("bootstrap.max_bytes_per_second", 8 * MIB);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&["SET", "old", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    cluster.node_mut("leaf").term();
+    fill(&mut client, 6000, 4000);
+    let leaf = cluster.node_mut("leaf").start();
+    let mut reader = leaf.reader();
+    for n in 1..=3 {
+        let leaf = cluster.node_mut("leaf");
+        let before =
+            leaf.await_status("it has got further", SOON, |status| fetching(status) > n * 4 * MIB);
+        assert_eq!((before.state.as_str(), before.index), ("disconnected", 1));
+        assert_eq!(before.json["upstream"]["state"], "bootstrapping");
+        assert!(before.json["bootstrap"]["eta_seconds"].as_f64() > Some(0.0), "{:?}", before.json);
+        assert!(leaf.get("/metrics").body.contains("quicksilver_bootstrapping{db=\"tests\"} 1"));
+        assert_eq!(leaf.client().call(&["GET", "old"]).unwrap().text(), Some("there"));
+        assert_eq!(reader.ask("text old"), "text there");
+        leaf.kill9();
+        leaf.start();
+        let after = leaf.await_status("it goes on", SOON, |status| fetching(status) > 0);
+        assert!(fetching(&after) + 2 * MIB >= fetching(&before), "it begins anew");
+    }
+    cluster.await_converged(SOON);
+    assert_eq!(reader.ask("text old"), "text there");
+    reader.assert_verified();
+    let [name] = &offered(cluster.node("leaf"))[..] else { panic!() };
+    let file = cluster.node("leaf").data_dir().join("snapshots/offered").join(name);
+    let (whole, sent) =
+        (std::fs::metadata(file).unwrap().len(), served_bytes(cluster.node("root")));
+    // What was on its way when it was killed comes again.
+    assert!(sent < whole + 3 * 8 * MIB && sent + MIB > whole, "{sent} of {whole}");
+}
+
+/// Story: the upstream dies in the middle; another one, which began with the same snapshot, goes on
+/// with it.
+#[test]
+fn another_upstream_with_the_same_snapshot_goes_on() {
+    let mut cluster = Cluster::new();
+    root(&mut cluster).start();
+    let mut client = cluster.node("root").client();
+    fill(&mut client, 6000, 4000);
+    for name in ["one", "two"] {
+        cluster
+            .relay(name, &["root"])
+            .set_literal("retention.bytes", MIB)
+            .set_literal("bootstrap.max_bytes_per_second", 8 * MIB)
+            .start();
+        cluster
+            .node(name)
+            .await_status("it has begun", SOON, |status| status.json["generation"] == 2);
+    }
+    let names = ["one", "two"].map(|name| offered(cluster.node(name)));
+    assert_eq!(names[0], names[1]);
+    cluster.leaf("leaf", &["one", "two"]).start();
+    let leaf = cluster.node("leaf");
+    leaf.await_status("it has some of it", SOON, |status| fetching(status) > 6 * MIB);
+    cluster.node_mut("one").kill9();
+    let leaf = cluster.node("leaf");
+    leaf.await_status("it has all of it", SOON, |status| status.json["generation"] == 2);
+    let root = cluster.node("root").status();
+    leaf.await_index(root.index, SOON);
+    leaf.reader().assert_verified();
+    let (two, whole) = (served_bytes(cluster.node("two")), 24 * MIB);
+    assert!(two > 0 && two < whole - 5 * MIB, "{two} bytes came from the second");
+}
+
+/// Story: the network cuts and flips for as long as the snapshot is on its way.
+#[test]
+fn a_bad_network_only_delays() {
+    let mut rng = seeded_rng();
+    let mut cluster = Cluster::new();
+    root(&mut cluster).start();
+    let mut client = cluster.node("root").client();
+    fill(&mut client, 5000, 4000);
+    let path = cluster.path().join("proxy");
+    let upstream = cluster.node("root").socket("replication");
+    let proxy = Proxy::start(&path, &upstream, rng.random());
+    cluster.follower("leaf", &[proxy.address()]).start();
+    let leaf = cluster.node("leaf");
+    let mut flips = false;
+    eventually("it has a good part of it, or all", SOON, || {
+        flips = !flips;
+        let (cuts, damage) = (Weather::Cuts { one_in: 500 }, Weather::Flips { one_in: 500 });
+        proxy.set_weather(if flips { damage } else { cuts });
+        let status = leaf.status();
+        assert!(status.index == 0 || status.index >= 5000, "half of it is nothing");
+        (proxy.faults() >= 10 || status.index >= 5000).then_some(())
+    });
+    proxy.set_weather(Weather::Fair);
+    cluster.await_converged(SOON);
+    leaf.reader().assert_verified();
+    assert!(proxy.faults() > 0);
+}
