@@ -1,7 +1,7 @@
 //! What a store needs done beside its commits: compaction, snapshots, verification, and taking old
 //! generations away. One thing at a time, on a thread of its own, in slices.
 //!
-//! A job is begun when somebody asks for it, or by itself when it is due ([`rule`]). It reads the live
+//! A job is begun when somebody asks for it, or by itself when it is due (`rule.rs`). It reads the live
 //! generation in short transactions, at a bounded rate, and changes nothing of it; when it has made
 //! the next one, the writer's thread goes on in that between two commits
 //! ([`StoreOrder::Switch`]).
@@ -256,9 +256,7 @@ impl Worker {
         }
         while !self.desk.ending {
             if let Some((kind, asker)) = self.desk.next(TICK) {
-                self.jobs += 1;
-                asker.tell(Ok(self.jobs));
-                self.job(kind, "asked for");
+                self.job(kind, "asked for", Some(asker));
             }
             self.old.look(&self.access.dir, self.desk.settings.old_generation_patience);
             self.desk.view.lock().old_generations = self.old.status();
@@ -276,8 +274,7 @@ impl Worker {
             match Pages::of(&(self.access.live)()) {
                 Ok(pages) => {
                     if let Some(reason) = pages.compaction_due(&self.desk.settings) {
-                        self.jobs += 1;
-                        self.job(JobKind::Compaction, &reason);
+                        self.job(JobKind::Compaction, &reason, None);
                         self.compact_after = Instant::now() + PAUSE_AFTER_FAILURE;
                         return;
                     }
@@ -289,20 +286,24 @@ impl Worker {
             (_, None) => None,
             (None, Some(interval)) => Some(now + interval.min(FIRST_VERIFICATION)),
             (Some(at), Some(interval)) if now >= at => {
-                self.jobs += 1;
-                self.job(JobKind::Verification, "it is time");
+                self.job(JobKind::Verification, "it is time", None);
                 Some(Instant::now() + interval)
             }
             (later, Some(_)) => later,
         };
     }
 
-    fn job(&mut self, kind: JobKind, reason: &str) {
+    fn job(&mut self, kind: JobKind, reason: &str, asker: Option<Asker<StartAnswer>>) {
+        self.jobs += 1;
         let (job, began) = (self.jobs, Instant::now());
         tracing::info!(job, kind = kind.name(), reason, "begun");
         self.desk.running = Some((job, kind, began));
         self.desk.view.lock().running =
             Some(JobStatus { job, kind, reason: reason.to_owned(), ..JobStatus::default() });
+        if let Some(asker) = asker {
+            // Who is told looks for it at once.
+            asker.tell(Ok(job));
+        }
         let ended = match kind {
             JobKind::Compaction => self.compact(),
             JobKind::Snapshot => self.snapshot(),
