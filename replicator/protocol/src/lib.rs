@@ -36,8 +36,8 @@ pub use deadlines::Deadlines;
 pub use follower::{Decision, EndCause, FollowerAction, FollowerSession, SessionEnd};
 pub use frame::{Decoded, Decoder, EncodedFrame, Frame, FrameError, Kind};
 pub use message::{
-    ByeReason, Hello, Hop, Lineage, LocalNode, Message, Refusal, Refused, Start, VersionRange,
-    Welcome,
+    ByeReason, Hello, Hop, Lineage, LocalNode, Message, Quota, Refusal, Refused, Start,
+    VersionRange, Welcome,
 };
 pub use source::{BatchFrame, LogFact, SourceAction, SourceEnd, SourceSession, SourceState};
 pub use window::Window;

@@ -4,7 +4,7 @@
 //! * a `Hello` begins with the magic and the version range, in every version there will ever be,
 //!   so that two releases without a common version can still tell each other so;
 //! * later versions may append fields to `Hello`, `Welcome` and `Refused`, which older releases
-//!   ignore; every other message must end where its last field does;
+//!   ignore, and so may advice; every other message must end where its last field does;
 //! * a batch record and a control record travel as they are stored; nothing here copies a batch;
 //! * a control record of a kind this release does not know comes through untouched.
 //!
@@ -140,6 +140,14 @@ impl fmt::Display for Lineage {
         }
         Ok(())
     }
+}
+
+/// How large the root lets the live data grow. It is told to every node, so that one whose map or
+/// disk is smaller says so at once, and not when it is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// `limits.max_db_bytes` of the root.
+    pub max_db_bytes: u64,
 }
 
 /// Where a follower wants to begin.
@@ -375,6 +383,8 @@ pub enum Message {
     Ping,
     /// The session ends.
     Bye(ByeReason),
+    /// How large the data may grow.
+    Quota(Quota),
 }
 
 impl Message {
@@ -390,6 +400,7 @@ impl Message {
             Message::Applied(_) => Kind::Applied,
             Message::Ping => Kind::Ping,
             Message::Bye(_) => Kind::Bye,
+            Message::Quota(_) => Kind::Quota,
         }
     }
 
@@ -407,6 +418,7 @@ impl Message {
             Message::Applied(index) => out.extend_from_slice(&index.get().to_le_bytes()),
             Message::Ping => {}
             Message::Bye(reason) => out.push(reason.code()),
+            Message::Quota(quota) => out.extend_from_slice(&quota.max_db_bytes.to_le_bytes()),
         }
         Frame { kind, payload: out.into() }
     }
@@ -440,6 +452,10 @@ impl Message {
                 let reason = ByeReason::from_code(r.u8()?);
                 r.end()?;
                 Ok(Message::Bye(reason))
+            }
+            Kind::Quota => {
+                let max_db_bytes = Reader::new("Quota", payload).u64()?;
+                Ok(Message::Quota(Quota { max_db_bytes }))
             }
         }
     }

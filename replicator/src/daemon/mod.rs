@@ -248,6 +248,7 @@ impl Daemon {
             maintenance: self.maintenance.clone(),
             upstreams: self.replication.upstreams(),
             reader_bound: self.reader_bound.clone(),
+            quota: self.replication.quota(),
         };
         tokio::spawn(reload.run(asked));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Address, Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
-use quicksilver_protocol::{Deadlines, Lineage};
+use quicksilver_protocol::{Deadlines, Lineage, Quota};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -65,6 +65,7 @@ pub(super) struct Replication {
     feed: Arc<Feed>,
     downstreams: Arc<Downstreams>,
     lineage: watch::Sender<Lineage>,
+    quota: watch::Sender<Option<Quota>>,
     upstream: watch::Sender<replication::UpstreamStatus>,
     writer: Mutex<Option<WriterSink>>,
 }
@@ -92,6 +93,7 @@ impl Replication {
             feed: Arc::new(Feed::new(FeedLimits::default(), store.end())),
             downstreams: Downstreams::new(config.limits.max_downstreams),
             lineage: watch::Sender::new(lineage),
+            quota: watch::Sender::new(own_quota(config)),
             upstream: watch::Sender::new(replication::UpstreamStatus::new()),
             writer: Mutex::new(None),
         }
@@ -110,6 +112,11 @@ impl Replication {
     /// Where it is changed whom this node follows.
     pub(super) fn upstreams(&self) -> watch::Sender<Upstreams> {
         self.upstreams.clone()
+    }
+
+    /// How large the data may grow, as far as this node knows.
+    pub(super) fn quota(&self) -> watch::Sender<Option<Quota>> {
+        self.quota.clone()
     }
 
     /// What clients and operators see of it.
@@ -159,6 +166,7 @@ impl Replication {
             log: self.log.clone(),
             feed: self.feed.clone(),
             lineage: self.lineage.subscribe(),
+            quota: self.quota.subscribe(),
             downstreams: self.downstreams.clone(),
             deadlines: Deadlines::default(),
             shutdown: door.inside(),
@@ -191,7 +199,8 @@ impl Replication {
         let sink = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut upstreams = self.upstreams.subscribe();
         let (name, log, feed) = (self.name.clone(), self.log.clone(), self.feed.clone());
-        let (lineage, status) = (self.lineage.clone(), self.upstream.clone());
+        let (lineage, quota) = (self.lineage.clone(), self.quota.clone());
+        let status = self.upstream.clone();
         async move {
             let Some(sink) = sink else { return };
             let states = tokio::spawn(publish_state(status.subscribe(), sink.clone()));
@@ -201,6 +210,7 @@ impl Replication {
                 feed,
                 sink: Arc::new(sink),
                 lineage,
+                quota,
                 status,
                 dial: NetDial,
                 deadlines: Deadlines::default(),
@@ -223,6 +233,11 @@ impl Replication {
             states.abort();
         }
     }
+}
+
+/// What a root announces; a relay hears it from its upstream.
+pub(super) fn own_quota(config: &Config) -> Option<Quota> {
+    (config.role == Role::Root).then_some(Quota { max_db_bytes: config.limits.max_db_bytes })
 }
 
 /// Whom the configuration says to follow.

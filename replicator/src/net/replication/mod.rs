@@ -38,7 +38,9 @@ use tokio::time::Instant;
 
 pub use downstreams::{Downstream, Downstreams};
 pub use feed::{Feed, FeedLimits};
-pub use follow::{Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow};
+pub use follow::{
+    Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow, set_quota,
+};
 pub use serve::{ServeContext, serve_downstream};
 
 /// The log could not be read. The store says why; a session that meets it ends.
