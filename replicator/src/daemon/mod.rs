@@ -15,6 +15,7 @@
 //! A storage that failed ends the process too: what is on disk is then looked at anew by the
 //! next one.
 
+mod headroom;
 mod logging;
 mod maintenance;
 mod node;
@@ -40,6 +41,7 @@ use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::headroom::{HeadroomView, Needs};
 use self::logging::Level;
 use self::node::{LastError, Replicator};
 use self::outlets::Aftermath;
@@ -142,6 +144,7 @@ struct Daemon {
     clients: Arc<resp::Service>,
     replication: Replication,
     reader_bound: watch::Sender<Duration>,
+    needs: watch::Sender<Needs>,
     leaving: Leaving,
     stopped: watch::Receiver<bool>,
     writer: WriterThread,
@@ -217,11 +220,13 @@ impl Daemon {
             last_error: last_error.clone(),
             had_data,
             readers: ReadersView::default(),
+            headroom: HeadroomView::default(),
             prometheus,
         });
         let clients = resp::Service::new(replicator.clone(), resp::ClientLimits::of(&config));
         let reader_bound =
             watch::Sender::new(Duration::from_secs(config.limits.reader_warn_seconds));
+        let needs = watch::Sender::new(Needs::of(&config));
         let stopped = told.stop.subscribe();
         Ok(Daemon {
             config,
@@ -230,6 +235,7 @@ impl Daemon {
             clients,
             replication,
             reader_bound,
+            needs,
             leaving: Leaving::new(),
             stopped,
             writer,
@@ -248,6 +254,7 @@ impl Daemon {
             maintenance: self.maintenance.clone(),
             upstreams: self.replication.upstreams(),
             reader_bound: self.reader_bound.clone(),
+            needs: self.needs.clone(),
             quota: self.replication.quota(),
         };
         tokio::spawn(reload.run(asked));
@@ -288,6 +295,9 @@ impl Daemon {
         });
         let (reader, view) = (self.replicator.reader.clone(), self.replicator.readers.clone());
         tokio::spawn(readers::watch(reader, view, self.reader_bound.subscribe()));
+        let (reader, view) = (self.replicator.reader.clone(), self.replicator.headroom.clone());
+        let quota = self.replication.quota().subscribe();
+        tokio::spawn(headroom::watch(reader, view, self.needs.subscribe(), quota));
         tokio::spawn(resident::watch(self.replicator.reader.clone()));
         let _ = self.stopped.wait_for(|stopping| *stopping).await;
         self.leave(tasks, follow).await

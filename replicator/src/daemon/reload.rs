@@ -7,6 +7,7 @@ use std::time::Duration;
 use quicksilver_protocol::Quota;
 use tokio::sync::watch;
 
+use super::headroom::Needs;
 use super::logging::Level;
 use super::maintenance;
 use super::notify::notify;
@@ -32,6 +33,8 @@ pub(super) struct Reload {
     pub(super) upstreams: watch::Sender<Upstreams>,
     /// When a snapshot is held for too long.
     pub(super) reader_bound: watch::Sender<Duration>,
+    /// What the writer needs beside the live data.
+    pub(super) needs: watch::Sender<Needs>,
     /// How large the data may grow; a root says so.
     pub(super) quota: watch::Sender<Option<Quota>>,
 }
@@ -70,6 +73,7 @@ impl Reload {
             self.upstreams.send_replace(upstreams(&taken));
         }
         self.reader_bound.send_replace(Duration::from_secs(taken.limits.reader_warn_seconds));
+        self.needs.send_replace(Needs::of(&taken));
         if let Some(quota) = own_quota(&taken) {
             set_quota(&self.quota, quota);
         }
