@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::Node;
-use quicksilver_tests::{Cluster, Status};
+use quicksilver_tests::{Cluster, Status, small_disk};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -95,6 +95,27 @@ fn a_node_that_is_too_small_warns_when_it_connects() {
     cluster.node_mut("root").kill9();
     sized(cluster.leaf("late", &["small"]), LARGE).start();
     await_compared(cluster.node("late"), 64 * MIB, LARGE);
+}
+
+#[test]
+fn a_node_whose_disk_is_too_small_says_so() {
+    const MAP: u64 = 1024 * MIB;
+    let mut cluster = Cluster::new();
+    sized(cluster.root("root"), MAP).set_literal("limits.max_db_bytes", 20 * MIB);
+    if !small_disk::put(sized(cluster.leaf("leaf", &["root"]), MAP), 32) {
+        return;
+    }
+    cluster.start_all();
+    let leaf = cluster.node("leaf");
+    let said = "more than this node's disk can hold";
+    leaf.await_log(said, SOON);
+    leaf.await_log(&format!("room for {} bytes", 20 * MIB + BESIDE_BYTES), SOON);
+    let compared = |status: &Status| status.json["quota"].is_object();
+    let quota = leaf.await_status("it has compared", SOON, compared).json["quota"].clone();
+    assert_eq!(quota["sufficient"], false, "{quota}");
+    assert_eq!(quota["map_room_bytes"], MAP - BESIDE_BYTES);
+    assert!(quota["disk_room_bytes"].as_u64() <= Some(32 * MIB - BESIDE_BYTES), "{quota}");
+    assert!(!cluster.node("root").log_text().contains(said));
 }
 
 #[test]
