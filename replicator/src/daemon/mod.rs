@@ -271,10 +271,6 @@ impl Daemon {
             tracing::info!(%address, "serving clients");
             tasks.spawn(resp::serve(listener, self.clients.clone(), self.leaving.door()));
         }
-        for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
-            tracing::info!(address = %listener.local_address()?, "serving http");
-            tasks.spawn(http::serve(listener, node.clone(), self.leaving.door()));
-        }
         let replication_address = listen.replication.as_ref();
         for listener in self.sockets.listeners(SocketName::Replication, replication_address).await?
         {
@@ -282,6 +278,11 @@ impl Daemon {
             check_plaintext(SocketName::Replication, &address, plaintext)?;
             tracing::info!(%address, "serving downstreams");
             tasks.spawn(self.replication.serve(listener, self.leaving.door()));
+        }
+        // Last: whoever hears from a probe that it lives finds every door open.
+        for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
+            tracing::info!(address = %listener.local_address()?, "serving http");
+            tasks.spawn(http::serve(listener, node.clone(), self.leaving.door()));
         }
         let follow = match self.config.role {
             Role::Relay => Some(tokio::spawn(self.replication.follow(self.leaving.inside()))),
