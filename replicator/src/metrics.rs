@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, NEWEST_FORMAT_VERSION};
 
-use crate::net::node::{BootstrapStatus, ReadersStatus};
+use crate::net::node::{BootstrapStatus, QuotaStatus, ReadersStatus, StorageStatus};
 use crate::store::Committed;
 use crate::store::maintenance::{JobKind, MaintenanceStatus};
 
@@ -43,6 +43,14 @@ const BOOTSTRAP: &str = "quicksilver_bootstrapping";
 const BOOTSTRAP_DONE: &str = "quicksilver_bootstrap_done_bytes";
 const BOOTSTRAP_TOTAL: &str = "quicksilver_bootstrap_total_bytes";
 const OLD_GENERATIONS: &str = "quicksilver_old_generations";
+const FILE_BYTES: &str = "quicksilver_file_bytes";
+const FREE_PAGE_BYTES: &str = "quicksilver_free_page_bytes";
+const HELD_PAGE_BYTES: &str = "quicksilver_held_page_bytes";
+const MAP_BYTES: &str = "quicksilver_map_bytes";
+const LOG_BYTES: &str = "quicksilver_log_bytes";
+const DISK_FREE_BYTES: &str = "quicksilver_disk_free_bytes";
+const QUOTA_BYTES: &str = "quicksilver_quota_bytes";
+const QUOTA_SUFFICIENT: &str = "quicksilver_quota_sufficient";
 const FORMAT: &str = "quicksilver_format_version";
 const FORMAT_NEWEST: &str = "quicksilver_format_version_newest";
 const STATE: &str = "quicksilver_state";
@@ -104,6 +112,25 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(BOOTSTRAP_DONE, Unit::Bytes, "Bytes of the snapshot that are here");
     describe_gauge!(BOOTSTRAP_TOTAL, Unit::Bytes, "Bytes of the snapshot");
     describe_gauge!(OLD_GENERATIONS, "Generations that are live no more and still on disk");
+    describe_gauge!(FILE_BYTES, Unit::Bytes, "The live generation's data file");
+    describe_gauge!(FREE_PAGE_BYTES, Unit::Bytes, "Free pages in the data file");
+    describe_gauge!(
+        HELD_PAGE_BYTES,
+        Unit::Bytes,
+        "Those of the free pages that a reader holds back from being used again"
+    );
+    describe_gauge!(MAP_BYTES, Unit::Bytes, "The memory map, past which the file never grows");
+    describe_gauge!(LOG_BYTES, Unit::Bytes, "The log in the data file");
+    describe_gauge!(DISK_FREE_BYTES, Unit::Bytes, "What the disk of the data has free");
+    describe_gauge!(
+        QUOTA_BYTES,
+        Unit::Bytes,
+        "How large the root lets the live data grow; absent while that is unknown"
+    );
+    describe_gauge!(
+        QUOTA_SUFFICIENT,
+        "1 while map and disk can hold live data of that size, else 0; absent while it is unknown"
+    );
     describe_gauge!(FORMAT, "The format that the files are in");
     describe_gauge!(FORMAT_NEWEST, "The format that `qsctl format finalize` would raise them to");
     describe_gauge!(STATE, "1 for the state the node is in, 0 for every other");
@@ -166,6 +193,20 @@ pub fn bootstrap(status: Option<&BootstrapStatus>) {
     gauge!(BOOTSTRAP).set(f64::from(u8::from(status.is_some())));
     gauge!(BOOTSTRAP_DONE).set(status.map_or(0.0, |status| status.done_bytes as f64));
     gauge!(BOOTSTRAP_TOTAL).set(status.map_or(0.0, |status| status.total_bytes as f64));
+}
+
+/// After a look at file, map and disk.
+pub fn headroom(storage: &StorageStatus, quota: Option<&QuotaStatus>) {
+    gauge!(FILE_BYTES).set(storage.file_bytes as f64);
+    gauge!(FREE_PAGE_BYTES).set(storage.free_page_bytes as f64);
+    gauge!(HELD_PAGE_BYTES).set(storage.held_page_bytes as f64);
+    gauge!(MAP_BYTES).set(storage.map_bytes as f64);
+    gauge!(LOG_BYTES).set(storage.log_bytes as f64);
+    gauge!(DISK_FREE_BYTES).set(storage.disk_free_bytes as f64);
+    if let Some(quota) = quota {
+        gauge!(QUOTA_BYTES).set(quota.max_db_bytes as f64);
+        gauge!(QUOTA_SUFFICIENT).set(f64::from(u8::from(quota.sufficient)));
+    }
 }
 
 /// What is looked up when somebody asks.

@@ -5,6 +5,7 @@
 //! * [`reader`]: a separate process that reads a node's memory, `qs-test-reader`.
 //! * [`resp`], [`http`]: the smallest clients that show every byte.
 //! * [`proxy`]: a bad network between two nodes.
+//! * [`small_disk`]: a node's data where there is little room.
 //! * [`load`]: a writer that remembers what it was promised.
 //! * [`machine`]: a machine of its own, with a real systemd.
 //! * [`witness`]: clients that notice every failure, every stall and every step back.
@@ -23,6 +24,7 @@ pub mod process;
 pub mod proxy;
 pub mod reader;
 pub mod resp;
+pub mod small_disk;
 pub mod witness;
 
 use std::hash::{DefaultHasher, Hasher};

@@ -260,11 +260,16 @@ pub fn strace_works() -> bool {
     strace.output().is_ok_and(|output| output.status.success())
 }
 
-/// The words before a program whose `fdatasync` is to go wrong as `fault` says. The program keeps
-/// the pid, and strace ends with it.
-pub fn with_faulty_sync(fault: &str) -> Vec<String> {
-    let inject = format!("inject=fdatasync:{fault}");
-    ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", &inject]
+/// The words before a program whose system calls are to go wrong as `fault` says: one, or several
+/// with commas between them. The program keeps the pid, and strace ends with it.
+pub fn with_faulty(calls: &str, fault: &str) -> Vec<String> {
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{fault}"));
+    ["strace", "-D", "-f", "-o", "/dev/null", "-e", &trace, "-e", &inject]
         .map(str::to_owned)
         .to_vec()
+}
+
+/// The same for `fdatasync`, which ends every commit.
+pub fn with_faulty_sync(fault: &str) -> Vec<String> {
+    with_faulty("fdatasync", fault)
 }

@@ -1,20 +1,21 @@
 //! "Readers never block the writer, and a disk that fails never makes a wrong value." A reader
 //! that is stopped or killed in the middle of a read holds nobody up for good, and its pages come
 //! back. A process whose disk reports an error does not trust it again: it ends, acknowledges
-//! nothing that is not durable, and converges after a restart. One whose disk is full refuses
-//! writes, serves reads, and heals by itself.
+//! nothing that is not durable, and converges after a restart. One whose disk or map is full refuses
+//! writes, or stops applying, serves reads, and heals by itself; it has said before that there is
+//! little left.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::Node;
-use quicksilver_tests::process::{strace_works, with_faulty_sync};
+use quicksilver_tests::process::{strace_works, with_faulty, with_faulty_sync};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, ReaderProcess, eventually, random_bytes, seeded_rng, skipped};
+use quicksilver_tests::{
+    Cluster, ReaderProcess, Status, eventually, random_bytes, seeded_rng, skipped, small_disk,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -145,12 +146,23 @@ fn a_relay_whose_disk_fails_ends_and_converges_after_a_restart() {
 }
 
 #[test]
-fn a_root_whose_disk_fails_acknowledges_nothing_more() {
+fn a_root_whose_disk_does_not_sync_acknowledges_nothing_more() {
+    the_roots_disk_fails("fdatasync", 40);
+}
+
+#[test]
+fn a_root_whose_disk_takes_no_writes_acknowledges_nothing_more() {
+    // A commit writes several pages, and then where they are.
+    the_roots_disk_fails("pwrite64,pwritev", 200);
+}
+
+/// From the `nth` call of its kind on, the root's disk reports an error.
+fn the_roots_disk_fails(calls: &str, nth: u32) {
     if !strace_works() {
         return skipped("strace cannot trace a process here");
     }
     let mut cluster = Cluster::new();
-    cluster.root("root").wrap(with_faulty_sync("error=EIO:when=40+"));
+    cluster.root("root").wrap(with_faulty(calls, &format!("error=EIO:when={nth}+")));
     cluster.leaf("leaf", &["root"]);
     cluster.start_all();
     let mut reader = cluster.node("leaf").reader();
@@ -160,6 +172,7 @@ fn a_root_whose_disk_fails_acknowledges_nothing_more() {
     let root = cluster.node_mut("root");
     let status = root.await_exit(SOON);
     assert_eq!(status.code(), Some(1), "{status}");
+    root.await_log("storage failed", SOON);
     assert_eq!(
         reader.ask("text counter"),
         format!("text {acknowledged}"),
@@ -178,44 +191,26 @@ fn a_root_whose_disk_fails_acknowledges_nothing_more() {
     }
 }
 
-/// Takes all the room there is; removing the file gives it back.
-fn fill(file: &Path) {
-    let mut file = std::fs::File::create(file).unwrap();
-    let piece = [0; 4096];
-    let full = std::iter::repeat_with(|| file.write_all(&piece)).find_map(Result::err);
-    assert_eq!(full.map(|error| error.kind()), Some(ErrorKind::StorageFull));
-}
-
-/// A root whose data is on a small file system of its own, in a mount namespace of its own, with
-/// a leaf; and where the test finds that data. `None` where that cannot be done.
+/// A root on a small disk, with a leaf; and where the test finds the root's data.
 fn root_on_a_small_disk() -> Option<(Cluster, PathBuf)> {
-    const MOUNT: &str = "mount -t tmpfs -o size=32m none \"$0\" && exec \"$@\"";
-    let probe = ["-rm", "sh", "-c", "mount -t tmpfs none /mnt"];
-    let unshare = Command::new("unshare").args(probe).output();
-    if !unshare.is_ok_and(|output| output.status.success()) {
-        skipped("a file system of its own cannot be mounted here");
+    let mut cluster = Cluster::new();
+    if !small_disk::put(cluster.root("root"), 32) {
         return None;
     }
-    let mut cluster = Cluster::new();
-    let root = cluster.root("root");
-    let data = root.data_dir();
-    std::fs::create_dir(&data).unwrap();
-    root.wrap(["unshare", "-rm", "sh", "-c", MOUNT, &data.display().to_string()]);
     cluster.leaf("leaf", &["root"]);
     cluster.start_all();
     let root = cluster.node("root");
     assert!(root.client().call(&["SET", "still", "there"]).unwrap().is_ok());
     cluster.await_converged(SOON);
-    let namespace = Path::new("/proc").join(root.pid().to_string()).join("root");
-    let seen_from_here = namespace.join(data.strip_prefix("/").unwrap());
-    Some((cluster, seen_from_here))
+    let data = small_disk::seen_from_here(root);
+    Some((cluster, data))
 }
 
 #[test]
 fn a_full_disk_refuses_writes_until_there_is_room() {
     let Some((cluster, data)) = root_on_a_small_disk() else { return };
     let root = cluster.node("root");
-    fill(&data.join("filler"));
+    small_disk::fill(&data.join("filler"));
     let (acknowledged, refusal) = count_until_refused(root, 1);
     println!("{acknowledged} acknowledged, then: {refusal}");
     assert!(refusal.contains("not stored") && refusal.contains("space"), "{refusal}");
@@ -239,6 +234,161 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
     reader.assert_verified();
 }
 
+/// A relay passes on what it cannot store itself only up to a bound, goes on serving, and catches up
+/// when there is room.
+#[test]
+fn a_relay_with_a_full_disk_waits_and_catches_up() {
+    let mut rng = seeded_rng();
+    let mut cluster = Cluster::new();
+    cluster.root("root");
+    if !small_disk::put(cluster.relay("relay", &["root"]), 32) {
+        return;
+    }
+    cluster.leaf("leaf", &["relay"]);
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    let relay = cluster.node("relay");
+    let (pid, data) = (relay.pid(), small_disk::seen_from_here(relay));
+    small_disk::fill(&data.join("filler"));
+    eventually("the relay finds no space", SOON, || {
+        churn(&mut root, &mut rng, 10);
+        relay.status().errors().contains("no space").then_some(())
+    });
+    relay.await_log("the commit is tried again", SOON);
+    assert_eq!(relay.client().call(&["GET", "still"]).unwrap().text(), Some("there"));
+    assert_eq!(relay.get("/livez").status, 200);
+    cluster.node("root").assert_serves();
+
+    std::fs::remove_file(data.join("filler")).unwrap();
+    cluster.await_converged(SOON);
+    assert_eq!(cluster.node("relay").status().json["pid"], pid, "without a restart");
+    cluster.node("leaf").reader().assert_verified();
+}
+
+#[test]
+fn a_disk_that_fills_is_said_before_a_commit_fails() {
+    const NEARLY_FULL: &str = "the disk of data_dir is nearly full";
+    let mut cluster = Cluster::new();
+    let root = small(cluster.root("root"));
+    if !small_disk::put(root, 128) {
+        return;
+    }
+    root.start();
+    let root = cluster.node("root");
+    let free = |status: &Status| {
+        status.json.pointer("/storage/disk_free_bytes").and_then(serde_json::Value::as_u64)
+    };
+    let status = root.await_status("it has looked", SOON, |status| free(status).is_some());
+    assert!(free(&status) > Some(100 << 20), "{:?}", free(&status));
+    assert!(!root.log_text().contains(NEARLY_FULL));
+
+    let filler = small_disk::seen_from_here(root).join("filler");
+    std::fs::write(&filler, vec![1; 80 << 20]).unwrap();
+    root.await_log(NEARLY_FULL, SOON);
+    root.await_status("it shows", SOON, |status| free(status) < Some(64 << 20));
+    assert!(root.client().call(&["SET", "still", "written"]).unwrap().is_ok());
+    assert!(!root.log_text().contains("no space"), "{}", root.log_tail());
+    std::fs::remove_file(&filler).unwrap();
+    root.await_log("the disk has room again", SOON);
+    assert_eq!(root.log_text().matches(NEARLY_FULL).count(), 1, "said once");
+}
+
+/// Small batches and little log, in a small map.
+fn small(node: &mut Node) -> &mut Node {
+    node.set_literal("limits.max_value_bytes", 64 << 10);
+    node.set_literal("batch.max_bytes", 128 << 10).set_literal("retention.bytes", 1 << 20);
+    node.set_literal("limits.max_db_bytes", 1 << 20).set_literal("limits.map_bytes", SMALL_MAP)
+}
+
+const SMALL_MAP: u64 = 8 << 20;
+
+/// Writes over the same keys until the file of a node has nearly taken its whole map, and waits until
+/// the node has said so, before anything has failed.
+fn churn_until_the_map_is_nearly_full(cluster: &Cluster, name: &str, rng: &mut rand::rngs::StdRng) {
+    // Less than what is warned of, more than the next commit takes; nobody writes while it is looked
+    // for.
+    const LEFT: u64 = 400 << 10;
+    let (node, mut root) = (cluster.node(name), cluster.node("root").client());
+    eventually("the map is nearly full", SOON, || {
+        churn(&mut root, rng, 1);
+        cluster.await_converged(SOON);
+        (file_bytes(node) + LEFT >= SMALL_MAP).then_some(())
+    });
+    node.await_log("the memory map is nearly full", SOON);
+    assert!(!node.log_text().contains("no space"), "{}", node.log_tail());
+}
+
+#[test]
+fn a_relay_whose_map_is_full_waits_until_the_reader_lets_go() {
+    let mut rng = seeded_rng();
+    let mut cluster = Cluster::new();
+    cluster.root("root");
+    small(cluster.relay("relay", &["root"]));
+    cluster.leaf("leaf", &["relay"]);
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    let relay = cluster.node("relay");
+    let mut reader = relay.reader();
+    assert_eq!(reader.ask("hold"), "holding");
+    churn_until_the_map_is_nearly_full(&cluster, "relay", &mut rng);
+    eventually("the relay finds no page", SOON, || {
+        churn(&mut root, &mut rng, 1);
+        relay.status().errors().contains("map is full").then_some(())
+    });
+    relay.await_log("the commit is tried again", SOON);
+    let held = relay.status().json["storage"]["held_page_bytes"].as_u64();
+    assert!(held > Some(1 << 20), "the reader is why: {held:?}");
+    // Those who read go on, whoever they are.
+    assert_eq!(relay.client().call(&["GET", "still"]).unwrap().text(), Some("there"));
+    assert_eq!(relay.reader().ask("text still"), "text there");
+    assert_eq!(reader.ask("held still"), "text there");
+    cluster.node("root").assert_serves();
+
+    let pid = relay.pid();
+    assert_eq!(reader.ask("release"), "released");
+    cluster.await_converged(SOON);
+    let relay = cluster.node("relay");
+    assert_eq!(relay.status().json["pid"], pid, "without a restart");
+    relay.await_log("the memory map has room again", SOON);
+    relay.reader().assert_verified();
+}
+
+#[test]
+fn a_root_whose_map_is_full_acknowledges_nothing_until_the_reader_lets_go() {
+    let mut rng = seeded_rng();
+    let mut cluster = Cluster::new();
+    small(cluster.root("root")).set_literal("batch.window_ms", 0);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let root = cluster.node("root");
+    let mut client = root.client();
+    assert!(client.call(&["SET", "still", "there"]).unwrap().is_ok());
+    let mut reader = root.reader();
+    assert_eq!(reader.ask("hold"), "holding");
+    churn_until_the_map_is_nearly_full(&cluster, "root", &mut rng);
+    let (acknowledged, refusal) = count_until_refused(root, 1);
+    println!("{acknowledged} acknowledged, then: {refusal}");
+    assert!(refusal.contains("not stored") && refusal.contains("map is"), "{refusal}");
+    let counter = client.call(&["GET", "counter"]).unwrap();
+    let expected = (acknowledged > 0).then(|| acknowledged.to_string());
+    assert_eq!(counter.text(), expected.as_deref(), "what was refused is not there");
+    assert_eq!(root.reader().ask("text still"), "text there");
+    cluster.await_converged(SOON);
+
+    assert_eq!(reader.ask("release"), "released");
+    eventually("there is room again", SOON, || {
+        client.call(&["SET", "counter", "healed"]).ok().filter(|reply| reply.is_ok())
+    });
+    root.await_log("the memory map has room again", SOON);
+    cluster.await_converged(SOON);
+    assert_eq!(cluster.node("leaf").reader().ask("text counter"), "text healed");
+    cluster.node("root").reader().assert_verified();
+}
+
 /// The reader table is a memory map too: a slot on a page that was never allocated would be a
 /// SIGBUS for a process that only wanted to read.
 #[test]
@@ -246,7 +396,7 @@ fn a_full_disk_kills_no_reader() {
     // More than the slots of the table's first page.
     const READERS: usize = 100;
     let Some((cluster, data)) = root_on_a_small_disk() else { return };
-    fill(&data.join("filler"));
+    small_disk::fill(&data.join("filler"));
     let root = cluster.node("root");
     let mut readers = Vec::new();
     for n in 0..READERS {

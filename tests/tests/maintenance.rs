@@ -63,6 +63,8 @@ fn a_tree_is_compacted_under_load() {
     cluster.root("root").set_literal("batch.window_ms", 5).set_literal("retention.bytes", 2 * MIB);
     cluster.leaf("leaf", &["root"]).set_literal("retention.bytes", 2 * MIB);
     cluster.start_all();
+    // Before the log goes on without it.
+    cluster.await_converged(SOON);
     let mut client = cluster.node("root").client();
     fill(&mut client, 3000, 4000);
     for n in 0..2900 {
@@ -292,6 +294,7 @@ fn a_full_map_heals_with_a_larger_one() {
         .set_literal("batch.max_bytes", 2 * MIB)
         .set_literal("limits.max_db_bytes", MIB)
         .set_literal("retention.bytes", MIB)
+        .set_literal("bootstrap.enabled", false)
         .set_literal("limits.map_bytes", 10 * MIB);
     cluster.start_all();
     let mut client = cluster.node("root").client();

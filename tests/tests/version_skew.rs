@@ -138,6 +138,9 @@ fn old_and_new_nodes_follow_each_other() {
             let is_spoken = |status: &Status| protocol(status) == Some(spoken);
             let status = cluster.node(node).await_status(&what, SOON, is_spoken);
             assert_eq!(number(&status.json, "format"), THIS, "nobody has finalised anything");
+            // Advice needs no version: it passes through relays of either release.
+            let told = |status: &Status| status.json["quota"]["max_db_bytes"] == 8_u64 << 30;
+            cluster.node(node).await_status("the root's quota", SOON, told);
         }
         // Whatever wrote it, this release reads it, and every tool understands every node.
         for node in cluster.nodes() {

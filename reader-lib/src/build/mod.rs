@@ -47,7 +47,7 @@ mod next;
 pub mod rebuild;
 mod role;
 pub mod snapshot;
-mod walk;
+pub mod walk;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -32,8 +32,8 @@ use crate::clock::Millis;
 use crate::deadlines::Deadlines;
 use crate::frame::{EncodedFrame, Frame, FrameError};
 use crate::message::{
-    ByeReason, Hello, Hop, Lineage, LocalNode, Message, PATH_MAX_HOPS, Refusal, Refused, Start,
-    VersionRange, Welcome,
+    ByeReason, Hello, Hop, Lineage, LocalNode, Message, PATH_MAX_HOPS, Quota, Refusal, Refused,
+    Start, VersionRange, Welcome,
 };
 use crate::source::LogFact;
 
@@ -62,6 +62,9 @@ pub enum FollowerAction {
     AdoptHistory(HistoryId),
     /// The upstream's place in the tree, at first and whenever it changes.
     Path(Lineage),
+    /// How large the root lets the data grow, at first and whenever that changes; never from a
+    /// source that does not know.
+    Quota(Quota),
     /// The next batch of this node's log, verified.
     Deliver(Batch),
     /// A control record, in order with the batches.
@@ -580,13 +583,14 @@ impl FollowerSession {
                 Ok(()) => self.actions.push_back(FollowerAction::Path(lineage)),
                 Err(cause) => self.refuse(cause),
             },
+            Message::Quota(quota) => self.actions.push_back(FollowerAction::Quota(quota)),
             Message::Ping => {}
             Message::Bye(ByeReason::StopReached) if self.stop.is_none() => {
                 let expected = "no stop, none was asked for";
                 self.refuse(EndCause::Unexpected { found: "Bye (stop reached)", expected });
             }
             Message::Bye(reason) => self.end(EndCause::SourceLeft(reason)),
-            other => self.unexpected(&other, "Batch, Control, PathUpdate, Ping or Bye"),
+            other => self.unexpected(&other, "Batch, Control, PathUpdate, Quota, Ping or Bye"),
         }
     }
 
@@ -627,6 +631,7 @@ impl FollowerSession {
             Message::Batch(_) => "a batch before its Welcome",
             Message::Control(_) => "a control record before its Welcome",
             Message::PathUpdate(_) => "a path before its Welcome",
+            Message::Quota(_) => "a quota before its Welcome",
             Message::Applied(_) => "Applied",
             Message::Ping => "Ping",
             Message::Bye(_) => "Bye",

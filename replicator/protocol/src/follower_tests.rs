@@ -320,6 +320,7 @@ fn nothing_counts_before_the_welcome() {
         Message::Batch(log.batches[0].record().clone()),
         Message::Control(Heartbeat { root_clock_us: 1, after: Index::ZERO }.to_record()),
         Message::PathUpdate(welcome(log.end()).lineage),
+        Message::Quota(Quota { max_db_bytes: 1 }),
     ] {
         let mut session = session(Start::After(Position::genesis(DB)));
         tell(&mut session, message);
@@ -328,6 +329,18 @@ fn nothing_counts_before_the_welcome() {
     let mut session = session(Start::After(log.end()));
     session.frame(T0, &Frame { kind: Kind::Welcome, payload: Bytes::from_static(b"x") });
     assert!(matches!(end_of(&mut session).cause, EndCause::BadMessage(_)));
+}
+
+#[test]
+fn a_quota_is_passed_on_and_changes_nothing_else() {
+    let log = Log::of(&[2]);
+    let mut session = streaming(&log);
+    let quota = Quota { max_db_bytes: 8 << 30 };
+    tell(&mut session, Message::Quota(quota));
+    let Some(FollowerAction::Quota(told)) = session.poll() else { panic!() };
+    assert_eq!(told, quota);
+    assert!(session.poll().is_none());
+    assert_eq!(session.expected(), Some(log.end()));
 }
 
 #[test]

@@ -18,7 +18,7 @@
 //!
 //! Kinds up to 127 change what a session does: an unknown one ends it, and a new one needs a new
 //! protocol version. Kinds from 128 are advice: a receiver that does not know one skips it, so
-//! that they can be added within a version.
+//! that they can be added within a version. [`Kind::Quota`] is one.
 
 use bytes::{Buf, Bytes, BytesMut};
 use quicksilver_format::limits::{BATCH_HARD_MAX_BYTES, CONTROL_MAX_BYTES};
@@ -74,11 +74,13 @@ pub enum Kind {
     Offer = 11,
     /// Source to receiver: a block of it.
     Block = 12,
+    /// Source to follower, advice: how large the root lets the data grow.
+    Quota = FIRST_ADVISORY_KIND,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Refused,
@@ -91,6 +93,7 @@ impl Kind {
         Kind::Fetch,
         Kind::Offer,
         Kind::Block,
+        Kind::Quota,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -299,16 +302,17 @@ impl Decoder {
     fn check_header(&self, bytes: &[u8]) -> Result<(Option<Kind>, usize), FrameError> {
         let found_bytes = u32_at(bytes, 0) as usize;
         let kind_byte = bytes[AT_KIND];
+        let kind = Kind::from_byte(kind_byte);
         let flags = bytes[AT_FLAGS];
         let reserved = u16::from_le_bytes([bytes[AT_RESERVED], bytes[AT_RESERVED + 1]]);
-        if kind_byte >= FIRST_ADVISORY_KIND {
+        if kind.is_none() && kind_byte >= FIRST_ADVISORY_KIND {
             return if found_bytes <= SMALL_MAX_BYTES {
                 Ok((None, found_bytes))
             } else {
                 Err(FrameError::AdviceTooLong { kind: kind_byte, found_bytes })
             };
         }
-        let kind = Kind::from_byte(kind_byte).ok_or(FrameError::UnknownKind(kind_byte))?;
+        let kind = kind.ok_or(FrameError::UnknownKind(kind_byte))?;
         if flags != 0 || reserved != 0 {
             return Err(FrameError::NotZero { flags, reserved });
         }

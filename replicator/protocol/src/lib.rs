@@ -38,8 +38,8 @@ pub use deadlines::Deadlines;
 pub use follower::{Decision, EndCause, FollowerAction, FollowerSession, SessionEnd};
 pub use frame::{Decoded, Decoder, EncodedFrame, Frame, FrameError, Kind};
 pub use message::{
-    ByeReason, Fetch, Hello, Hop, Lineage, LocalNode, Message, Offer, Refusal, Refused, Start,
-    VersionRange, Wanted, Welcome,
+    ByeReason, Fetch, Hello, Hop, Lineage, LocalNode, Message, Offer, Quota, Refusal, Refused,
+    Start, VersionRange, Wanted, Welcome,
 };
 pub use source::{BatchFrame, LogFact, SourceAction, SourceEnd, SourceSession, SourceState};
 pub use transfer::{

@@ -4,7 +4,8 @@
 //! * a `Hello` begins with the magic and the version range, in every version there will ever be,
 //!   so that two releases without a common version can still tell each other so;
 //! * later versions may append fields to `Hello`, `Welcome`, `Refused`, `Fetch` and `Offer`, which
-//!   older releases ignore; every other message must end where its last field does;
+//!   older releases ignore, and so may advice; every other message must end where its last field
+//!   does;
 //! * a batch record and a control record travel as they are stored; nothing here copies a batch;
 //! * a control record of a kind this release does not know comes through untouched.
 //!
@@ -141,6 +142,14 @@ impl fmt::Display for Lineage {
         }
         Ok(())
     }
+}
+
+/// How large the root lets the live data grow. It is told to every node, so that one whose map or
+/// disk is smaller says so at once, and not when it is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// `limits.max_db_bytes` of the root.
+    pub max_db_bytes: u64,
 }
 
 /// Where a follower wants to begin.
@@ -420,6 +429,8 @@ pub enum Message {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// How large the data may grow.
+    Quota(Quota),
 }
 
 impl Message {
@@ -438,6 +449,7 @@ impl Message {
             Message::Fetch(_) => Kind::Fetch,
             Message::Offer(_) => Kind::Offer,
             Message::Block { .. } => Kind::Block,
+            Message::Quota(_) => Kind::Quota,
         }
     }
 
@@ -462,6 +474,7 @@ impl Message {
                 out.extend_from_slice(&number.to_le_bytes());
                 out.extend_from_slice(&bytes);
             }
+            Message::Quota(quota) => out.extend_from_slice(&quota.max_db_bytes.to_le_bytes()),
         }
         Frame { kind, payload: out.into() }
     }
@@ -502,6 +515,10 @@ impl Message {
                 let reason = ByeReason::from_code(r.u8()?);
                 r.end()?;
                 Ok(Message::Bye(reason))
+            }
+            Kind::Quota => {
+                let max_db_bytes = Reader::new("Quota", payload).u64()?;
+                Ok(Message::Quota(Quota { max_db_bytes }))
             }
         }
     }

@@ -115,6 +115,11 @@ fn samples() -> Vec<(&'static str, Message)> {
     ]
 }
 
+/// Advice, which came within a protocol version and has a golden file of its own.
+fn advice() -> Vec<(&'static str, Message)> {
+    vec![("quota", Message::Quota(Quota { max_db_bytes: 0x0102 }))]
+}
+
 fn golden_line(name: &str, message: Message) -> String {
     let frame = message.into_frame().encode();
     let bytes = [&frame.header()[..], frame.payload()].concat();
@@ -122,8 +127,8 @@ fn golden_line(name: &str, message: Message) -> String {
     format!("{name} {hex}\n")
 }
 
-fn golden_text() -> String {
-    samples().into_iter().map(|(name, message)| golden_line(name, message)).collect()
+fn golden_text(messages: Vec<(&str, Message)>) -> String {
+    messages.into_iter().map(|(name, message)| golden_line(name, message)).collect()
 }
 
 /// What protocol version 1 sends, byte for byte, frame headers included. When this test fails,
@@ -131,7 +136,13 @@ fn golden_text() -> String {
 #[test]
 #[cfg(not(feature = "next-protocol"))]
 fn golden_bytes() {
-    assert_eq!(golden_text(), include_str!("../golden/messages-v1.txt"));
+    assert_eq!(golden_text(samples()), include_str!("../golden/messages-v1.txt"));
+}
+
+/// What advice says, byte for byte. A later release may append fields to it, and changes none.
+#[test]
+fn golden_advice() {
+    assert_eq!(golden_text(advice()), include_str!("../golden/advice-v1.txt"));
 }
 
 /// Every frame that a release before this one sends is read, and what was read is sent the same
@@ -164,12 +175,12 @@ fn frames_of_every_version_are_understood() {
 #[test]
 #[ignore = "prints golden bytes for a new protocol version"]
 fn print_golden() {
-    print!("{}", golden_text());
+    print!("{}", golden_text(samples()));
 }
 
 #[test]
 fn samples_round_trip() {
-    for (name, message) in samples() {
+    for (name, message) in samples().into_iter().chain(advice()) {
         let frame = message.clone().into_frame();
         assert_eq!(Message::from_frame(&frame).unwrap(), message, "{name}");
     }
@@ -177,7 +188,7 @@ fn samples_round_trip() {
 
 #[test]
 fn every_cut_is_found() {
-    for (name, message) in samples() {
+    for (name, message) in samples().into_iter().chain(advice()) {
         let frame = message.into_frame();
         if matches!(frame.kind, Kind::Batch | Kind::Block) {
             continue; // a batch is looked into by its own decoder, a block by its hash
@@ -190,15 +201,18 @@ fn every_cut_is_found() {
 }
 
 #[test]
-fn the_handshake_may_grow_and_nothing_else_may() {
-    for (name, message) in samples() {
+fn the_handshake_and_advice_may_grow_and_nothing_else_may() {
+    for (name, message) in samples().into_iter().chain(advice()) {
         let frame = message.clone().into_frame();
         let longer = [&frame.payload[..], b"x"].concat();
         let found = Message::from_frame(&Frame { kind: frame.kind, payload: longer.into() });
         match frame.kind {
-            Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Fetch | Kind::Offer => {
-                assert_eq!(found.unwrap(), message);
-            }
+            Kind::Hello
+            | Kind::Welcome
+            | Kind::Refused
+            | Kind::Fetch
+            | Kind::Offer
+            | Kind::Quota => assert_eq!(found.unwrap(), message),
             Kind::Batch | Kind::Block => {}
             _ => assert!(found.is_err(), "{name}"),
         }
@@ -326,6 +340,7 @@ fn messages() -> impl Strategy<Value = Message> {
         lineages().prop_map(Message::PathUpdate),
         any::<u64>().prop_map(|n| Message::Applied(Index::new(n))),
         (1u8..255).prop_map(|code| Message::Bye(ByeReason::from_code(code))),
+        any::<u64>().prop_map(|max_db_bytes| Message::Quota(Quota { max_db_bytes })),
     ]
 }
 

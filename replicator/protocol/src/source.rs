@@ -15,7 +15,7 @@
 //!   driver, and ends the session;
 //! * what waits here to be sent is bounded whatever the follower does: an item is taken from the
 //!   driver only when [`SourceSession::wants_item`] says so, and that is when nothing else waits;
-//!   a newer path replaces one that has not been sent.
+//!   a newer path or quota replaces one that has not been sent.
 //!
 //! Batches are offered, not fetched: the driver reads them from its log or from memory.
 
@@ -32,7 +32,8 @@ use crate::clock::Millis;
 use crate::deadlines::Deadlines;
 use crate::frame::{EncodedFrame, Frame, FrameError, Kind};
 use crate::message::{
-    ByeReason, Hello, Lineage, LocalNode, Message, Refusal, Refused, Start, VersionRange, Welcome,
+    ByeReason, Hello, Lineage, LocalNode, Message, Quota, Refusal, Refused, Start, VersionRange,
+    Welcome,
 };
 
 /// What a log knows about an index.
@@ -180,6 +181,9 @@ pub struct SourceSession {
     heard: Millis,
     sent: Millis,
     path_changed: bool,
+    quota: Option<Quota>,
+    /// The quota that the follower was told.
+    quota_told: Option<Quota>,
     actions: VecDeque<SourceAction>,
 }
 
@@ -197,22 +201,23 @@ impl SourceSession {
             heard: now,
             sent: now,
             path_changed: false,
+            quota: None,
+            quota_told: None,
             actions: VecDeque::new(),
         }
     }
 
     /// The next thing to do.
     pub fn poll(&mut self, now: Millis) -> Option<SourceAction> {
-        if self.actions.is_empty() && self.path_changed && self.is_streaming() {
-            self.path_changed = false;
-            self.send(now, Message::PathUpdate(self.lineage.clone()));
+        if self.actions.is_empty() && self.is_streaming() {
+            self.tell_news(now);
         }
         self.actions.pop_front()
     }
 
     /// Whether there is a stream, and nothing waits to be sent in it.
     pub fn wants_item(&self) -> bool {
-        self.is_streaming() && self.actions.is_empty() && !self.path_changed
+        self.is_streaming() && self.actions.is_empty() && !self.has_news()
     }
 
     /// Whether the handshake is over and the session has not ended.
@@ -298,6 +303,12 @@ impl SourceSession {
             // Before the Welcome there is nothing to correct: it will carry the new one.
             self.path_changed = self.is_streaming();
         }
+    }
+
+    /// How large the data may grow, as far as this node knows. It is told right after the
+    /// `Welcome`, before the first batch, and again when it changes.
+    pub fn quota_changed(&mut self, quota: Option<Quota>) {
+        self.quota = quota;
     }
 
     /// The answer to [`SourceAction::LookUp`]: this node's state, and what its log (memory
@@ -495,6 +506,23 @@ impl SourceSession {
         if !self.has_ended() {
             self.state = State::Ended;
             self.actions.push_back(SourceAction::Close(end));
+        }
+    }
+
+    /// Whether something has changed that the follower was not told.
+    fn has_news(&self) -> bool {
+        self.path_changed || self.quota != self.quota_told
+    }
+
+    fn tell_news(&mut self, now: Millis) {
+        if std::mem::take(&mut self.path_changed) {
+            self.send(now, Message::PathUpdate(self.lineage.clone()));
+        }
+        if self.quota != self.quota_told {
+            self.quota_told = self.quota;
+            if let Some(quota) = self.quota {
+                self.send(now, Message::Quota(quota));
+            }
         }
     }
 

@@ -262,6 +262,38 @@ fn one_item_waits_at_most() {
 }
 
 #[test]
+fn the_quota_is_told_before_the_first_batch_and_whenever_it_changes() {
+    let log = Log::of(&[2, 3]);
+    let quota = |max_db_bytes| Some(Quota { max_db_bytes });
+    let mut session = session();
+    session.quota_changed(quota(10));
+    greet(&mut session, hello(after(&log, 1)), &log);
+    assert!(!session.wants_item(), "something else goes first");
+    let (sent, _) = drain(&mut session);
+    assert!(matches!(sent[..], [Message::Welcome(_), Message::Quota(_)]), "{sent:?}");
+    assert!(session.wants_item());
+
+    // The same again is no news, and a newer one replaces what was not sent.
+    session.quota_changed(quota(10));
+    assert!(session.poll(T0).is_none());
+    for max_db_bytes in [11, 12] {
+        session.quota_changed(quota(max_db_bytes));
+    }
+    assert!(!session.wants_item());
+    let twelve = Message::Quota(Quota { max_db_bytes: 12 });
+    assert_eq!(drain(&mut session), (vec![twelve], None));
+}
+
+#[test]
+fn who_knows_no_quota_tells_none() {
+    let log = Log::of(&[2]);
+    let mut session = streaming(after(&log, 0), None, &log);
+    let (sent, _) = drain(&mut session);
+    assert!(matches!(sent[..], [Message::Welcome(_)]), "{sent:?}");
+    assert!(session.wants_item());
+}
+
+#[test]
 fn a_batch_that_does_not_follow_is_never_sent() {
     let log = Log::of(&[2, 2]);
     let mut session = streaming(after(&log, 0), None, &log);

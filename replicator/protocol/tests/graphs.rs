@@ -126,6 +126,7 @@ impl Tree {
                 }
                 FollowerAction::Deliver(_) => panic!("there is nothing to deliver"),
                 FollowerAction::Welcomed(_)
+                | FollowerAction::Quota(_)
                 | FollowerAction::AdoptHistory(_)
                 | FollowerAction::DeliverControl(_) => {}
             }

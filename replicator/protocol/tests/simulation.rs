@@ -20,7 +20,7 @@ use quicksilver_format::{BatchLimits, Position};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::{
     BatchFrame, ByeReason, Deadlines, Decision, Decoded, Decoder, EncodedFrame, EndCause,
-    FollowerAction, FollowerSession, Frame, Kind, Lineage, Millis, SessionEnd, SourceAction,
+    FollowerAction, FollowerSession, Frame, Kind, Lineage, Millis, Quota, SessionEnd, SourceAction,
     SourceSession, SourceState, Start,
 };
 use rand::rngs::StdRng;
@@ -76,6 +76,11 @@ impl Pipe {
     }
 }
 
+/// The quota that the source announces: another one whenever its log grows or is cut.
+fn quota_with(log: &Log) -> Quota {
+    Quota { max_db_bytes: log.batches.len() as u64 }
+}
+
 /// One connection: both sessions and the bytes between them.
 struct Connection {
     source: SourceSession,
@@ -95,6 +100,8 @@ struct World {
     source: Log,
     source_durable: usize,
     follower: Log,
+    /// What the follower was told last.
+    follower_quota: Option<Quota>,
     /// Batches that the follower received and has not committed.
     follower_received: VecDeque<quicksilver_format::Batch>,
     connections: Vec<Connection>,
@@ -116,6 +123,7 @@ impl World {
             source: Log::default(),
             source_durable: 0,
             follower: Log::default(),
+            follower_quota: None,
             follower_received: VecDeque::new(),
             connections: Vec::new(),
             ends: Vec::new(),
@@ -259,6 +267,7 @@ impl World {
             }
         }
         connection.source.tick(now);
+        connection.source.quota_changed(Some(quota_with(&self.source)));
         loop {
             while let Some(action) = connection.source.poll(now) {
                 match action {
@@ -351,6 +360,7 @@ impl World {
                     self.connections[n].abandoned = true;
                     self.connections[n].source.disconnected("closed by the follower");
                 }
+                FollowerAction::Quota(quota) => self.follower_quota = Some(quota),
                 FollowerAction::Path(_)
                 | FollowerAction::AdoptHistory(_)
                 | FollowerAction::DeliverControl(_) => {}
@@ -362,7 +372,7 @@ impl World {
         self.follower_received.back().map_or(self.follower.end(), |batch| batch.after())
     }
 
-    /// Misfortune for a while, then calm: the follower must arrive.
+    /// Misfortune for a while, then calm: the follower must arrive, and know the quota.
     fn run(mut self) -> Self {
         for _ in 0..STEPS {
             self.step();
@@ -374,6 +384,7 @@ impl World {
         self.follower_commits();
         let end = self.follower.end();
         assert_eq!(end, self.truth.end(), "the follower has not arrived: {:#?}", self.trace);
+        assert_eq!(self.follower_quota, Some(quota_with(&self.truth)), "{:#?}", self.trace);
         self
     }
 }

@@ -22,6 +22,8 @@ pub use self::changes::Changes;
 pub use self::validate::{BATCH_HEADROOM_BYTES, InvalidConfig};
 
 const GIB: u64 = 1 << 30;
+/// Batches that may be in the map beside data and log.
+const SPARE_BATCHES: u64 = 4;
 
 /// Everything that `quicksilverd` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -390,6 +392,17 @@ impl Config {
             .validate()
             .map_err(|source| ConfigError::Invalid { path: path.to_owned(), source })?;
         Ok(config)
+    }
+
+    /// What a few batches take: the one being written, and the pages that the previous ones freed
+    /// and a reader still holds.
+    pub fn spare_batches_bytes(&self) -> u64 {
+        SPARE_BATCHES * self.batch.max_bytes
+    }
+
+    /// What a generation holds beside the live data: the log and a few batches.
+    pub fn beside_data_bytes(&self) -> u64 {
+        self.retention.bytes + self.spare_batches_bytes()
     }
 
     /// A configuration with every default.

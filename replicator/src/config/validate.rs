@@ -3,7 +3,7 @@
 use quicksilver_format::limits::{BATCH_HARD_MAX_BYTES, NAME_MAX_BYTES, VALUE_HARD_MAX_BYTES};
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Role};
+use super::{Config, Role, SPARE_BATCHES};
 use crate::net::listen::{SocketName, check_plaintext};
 
 const MIB: u64 = 1 << 20;
@@ -11,9 +11,6 @@ const MIB: u64 = 1 << 20;
 pub const BATCH_HEADROOM_BYTES: u64 = 64 << 10;
 /// The map's size is a multiple of the page size of every machine we know.
 const MAP_PAGE_BYTES: u64 = 4096;
-/// Batches that may be in the map beside data and log: the one being written, and the pages
-/// that the previous ones freed and a reader still holds.
-const MAP_SPARE_BATCHES: u64 = 4;
 
 /// A value that is out of its bounds, or contradicts another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,12 +79,11 @@ impl Config {
         check(map.is_multiple_of(MAP_PAGE_BYTES), "limits.map_bytes", || {
             format!("{map} must be a multiple of {MAP_PAGE_BYTES}")
         })?;
-        let least =
-            limits.max_db_bytes + self.retention.bytes + MAP_SPARE_BATCHES * batch.max_bytes;
+        let least = limits.max_db_bytes + self.beside_data_bytes();
         check(map >= least, "limits.map_bytes", || {
             format!(
                 "{map} must be at least limits.max_db_bytes + retention.bytes + \
-                 {MAP_SPARE_BATCHES} x batch.max_bytes = {least}"
+                 {SPARE_BATCHES} x batch.max_bytes = {least}"
             )
         })
     }

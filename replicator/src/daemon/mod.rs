@@ -15,6 +15,7 @@
 //! A storage that failed ends the process too: what is on disk is then looked at anew by the
 //! next one.
 
+mod headroom;
 mod logging;
 mod maintenance;
 mod node;
@@ -41,6 +42,7 @@ use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::headroom::{HeadroomView, Needs};
 use self::logging::Level;
 use self::node::{LastError, Replicator};
 use self::outlets::Aftermath;
@@ -144,6 +146,7 @@ struct Daemon {
     clients: Arc<resp::Service>,
     replication: Replication,
     reader_bound: watch::Sender<Duration>,
+    needs: watch::Sender<Needs>,
     leaving: Leaving,
     stopped: watch::Receiver<bool>,
     writer: WriterThread,
@@ -234,11 +237,13 @@ impl Daemon {
             last_error: last_error.clone(),
             had_data,
             readers: ReadersView::default(),
+            headroom: HeadroomView::default(),
             prometheus,
         });
         let clients = resp::Service::new(replicator.clone(), resp::ClientLimits::of(&config));
         let reader_bound =
             watch::Sender::new(Duration::from_secs(config.limits.reader_warn_seconds));
+        let needs = watch::Sender::new(Needs::of(&config));
         let stopped = told.stop.subscribe();
         Ok(Daemon {
             config,
@@ -247,6 +252,7 @@ impl Daemon {
             clients,
             replication,
             reader_bound,
+            needs,
             leaving: Leaving::new(),
             stopped,
             writer,
@@ -265,6 +271,8 @@ impl Daemon {
             maintenance: self.maintenance.clone(),
             upstreams: self.replication.upstreams(),
             reader_bound: self.reader_bound.clone(),
+            needs: self.needs.clone(),
+            quota: self.replication.quota(),
         };
         tokio::spawn(reload.run(asked));
     }
@@ -280,10 +288,6 @@ impl Daemon {
             tracing::info!(%address, "serving clients");
             tasks.spawn(resp::serve(listener, self.clients.clone(), self.leaving.door()));
         }
-        for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
-            tracing::info!(address = %listener.local_address()?, "serving http");
-            tasks.spawn(http::serve(listener, node.clone(), self.leaving.door()));
-        }
         let replication_address = listen.replication.as_ref();
         for listener in self.sockets.listeners(SocketName::Replication, replication_address).await?
         {
@@ -291,6 +295,11 @@ impl Daemon {
             check_plaintext(SocketName::Replication, &address, plaintext)?;
             tracing::info!(%address, "serving downstreams");
             tasks.spawn(self.replication.serve(listener, self.leaving.door()));
+        }
+        // Last: whoever hears from a probe that it lives finds every door open.
+        for listener in self.sockets.listeners(SocketName::Http, listen.http.as_ref()).await? {
+            tracing::info!(address = %listener.local_address()?, "serving http");
+            tasks.spawn(http::serve(listener, node.clone(), self.leaving.door()));
         }
         let follow = match self.config.role {
             Role::Relay => Some(tokio::spawn(self.replication.follow(self.leaving.inside()))),
@@ -304,6 +313,9 @@ impl Daemon {
         });
         let (reader, view) = (self.replicator.reader.clone(), self.replicator.readers.clone());
         tokio::spawn(readers::watch(reader, view, self.reader_bound.subscribe()));
+        let (reader, view) = (self.replicator.reader.clone(), self.replicator.headroom.clone());
+        let quota = self.replication.quota().subscribe();
+        tokio::spawn(headroom::watch(reader, view, self.needs.subscribe(), quota));
         tokio::spawn(resident::watch(self.replicator.reader.clone()));
         let _ = self.stopped.wait_for(|stopping| *stopping).await;
         self.leave(tasks, follow).await

@@ -14,6 +14,7 @@ use quicksilver_lmdb::Transaction;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use super::headroom::{Headroom, HeadroomView};
 use super::readers::ReadersView;
 use super::replication::ReplicationView;
 use super::writer_thread::Orders;
@@ -68,6 +69,8 @@ pub(super) struct Replicator {
     pub(super) had_data: bool,
     /// Who reads, as of the last look.
     pub(super) readers: ReadersView,
+    /// What room there is, as of the last look.
+    pub(super) headroom: HeadroomView,
     /// Renders the metrics.
     pub(super) prometheus: PrometheusHandle,
 }
@@ -230,6 +233,7 @@ impl Node for Replicator {
 
     fn status(&self) -> NodeStatus {
         let status = self.reader.status();
+        let Headroom { storage, quota } = self.headroom.get();
         let mut out = NodeStatus {
             name: self.config.name.clone(),
             db_id: self.config.db_id.to_string(),
@@ -246,6 +250,8 @@ impl Node for Replicator {
             maintenance: self.maintenance.status(),
             bootstrap: self.replication.bootstrap(),
             log_needed_after: self.holds.needed_after().map(Index::get),
+            storage,
+            quota,
             ..NodeStatus::default()
         };
         match status {

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quicksilver_protocol::Quota;
 use tokio::sync::watch;
 
+use super::headroom::Needs;
 use super::logging::Level;
 use super::maintenance;
 use super::notify::notify;
-use super::replication::upstreams;
+use super::replication::{own_quota, upstreams};
 use super::writer_thread::Orders;
 use crate::config::{Changes, Config};
-use crate::net::replication::Upstreams;
+use crate::net::replication::{Upstreams, set_quota};
 use crate::store::maintenance::Maintenance;
 
 /// Where what is read again has its effect.
@@ -31,6 +33,10 @@ pub(super) struct Reload {
     pub(super) upstreams: watch::Sender<Upstreams>,
     /// When a snapshot is held for too long.
     pub(super) reader_bound: watch::Sender<Duration>,
+    /// What the writer needs beside the live data.
+    pub(super) needs: watch::Sender<Needs>,
+    /// How large the data may grow; a root says so.
+    pub(super) quota: watch::Sender<Option<Quota>>,
 }
 
 impl Reload {
@@ -67,6 +73,10 @@ impl Reload {
             self.upstreams.send_replace(upstreams(&taken));
         }
         self.reader_bound.send_replace(Duration::from_secs(taken.limits.reader_warn_seconds));
+        self.needs.send_replace(Needs::of(&taken));
+        if let Some(quota) = own_quota(&taken) {
+            set_quota(&self.quota, quota);
+        }
         self.running = Arc::new(taken);
         let list = |keys: Vec<&str>| match keys[..] {
             [] => "nothing".to_owned(),

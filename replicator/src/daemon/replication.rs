@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Address, Batch, ControlRecord, Heartbeat, HistoryId, Index, ProcessId};
-use quicksilver_protocol::{Deadlines, Lineage};
+use quicksilver_protocol::{Deadlines, Lineage, Quota};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -66,6 +66,7 @@ pub(super) struct Replication {
     feed: Arc<Feed>,
     downstreams: Arc<Downstreams>,
     lineage: watch::Sender<Lineage>,
+    quota: watch::Sender<Option<Quota>>,
     upstream: watch::Sender<replication::UpstreamStatus>,
     bootstrap: watch::Sender<Option<BootstrapStatus>>,
     snapshots: OnceLock<Arc<Snapshots>>,
@@ -96,6 +97,7 @@ impl Replication {
             feed: Arc::new(Feed::new(FeedLimits::default(), store.end())),
             downstreams: Downstreams::new(config.limits.max_downstreams),
             lineage: watch::Sender::new(lineage),
+            quota: watch::Sender::new(own_quota(config)),
             upstream: watch::Sender::new(replication::UpstreamStatus::new()),
             bootstrap: watch::Sender::new(None),
             snapshots: OnceLock::new(),
@@ -123,6 +125,11 @@ impl Replication {
     /// Where it is changed whom this node follows.
     pub(super) fn upstreams(&self) -> watch::Sender<Upstreams> {
         self.upstreams.clone()
+    }
+
+    /// How large the data may grow, as far as this node knows.
+    pub(super) fn quota(&self) -> watch::Sender<Option<Quota>> {
+        self.quota.clone()
     }
 
     /// What clients and operators see of it.
@@ -180,6 +187,7 @@ impl Replication {
             log: self.log.clone(),
             feed: self.feed.clone(),
             lineage: self.lineage.subscribe(),
+            quota: self.quota.subscribe(),
             downstreams: self.downstreams.clone(),
             deadlines: Deadlines::default(),
             shutdown: door.inside(),
@@ -212,7 +220,8 @@ impl Replication {
         let sink = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut upstreams = self.upstreams.subscribe();
         let (name, log, feed) = (self.name.clone(), self.log.clone(), self.feed.clone());
-        let (lineage, status) = (self.lineage.clone(), self.upstream.clone());
+        let (lineage, quota) = (self.lineage.clone(), self.quota.clone());
+        let status = self.upstream.clone();
         let snapshots = self.snapshots.get().filter(|_| self.rules.enabled);
         let fetching = snapshots.map(|snapshots| Fetching {
             name: name.clone(),
@@ -231,6 +240,7 @@ impl Replication {
                 feed,
                 sink: Arc::new(sink),
                 lineage,
+                quota,
                 status,
                 fetching,
                 dial: NetDial,
@@ -254,6 +264,11 @@ impl Replication {
             states.abort();
         }
     }
+}
+
+/// What a root announces; a relay hears it from its upstream.
+pub(super) fn own_quota(config: &Config) -> Option<Quota> {
+    (config.role == Role::Root).then_some(Quota { max_db_bytes: config.limits.max_db_bytes })
 }
 
 /// Whom the configuration says to follow.

@@ -213,6 +213,11 @@ pub struct NodeStatus {
     pub maintenance: MaintenanceStatus,
     /// The snapshot that the node fetches; `null` when it does not.
     pub bootstrap: Option<BootstrapStatus>,
+    /// What the data takes and what is left, as of the last look, seconds ago; `null` before the
+    /// first.
+    pub storage: Option<StorageStatus>,
+    /// Whether the data that the root allows fits here; `null` while no root has said how much.
+    pub quota: Option<QuotaStatus>,
 }
 
 /// A node that fetches a snapshot.
@@ -327,6 +332,38 @@ pub struct OldestReader {
     pub age_seconds: f64,
     /// How many commits it is behind.
     pub lag_commits: u64,
+}
+
+/// File, map and disk of the live generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageStatus {
+    /// Its file.
+    pub file_bytes: u64,
+    /// Pages in it that are free; the next commits use them.
+    pub free_page_bytes: u64,
+    /// Those of them that a reader may still see, and no commit can use.
+    pub held_page_bytes: u64,
+    /// Its map: the file never grows past it.
+    pub map_bytes: u64,
+    /// The log in it.
+    pub log_bytes: u64,
+    /// What the disk has left for the replicator.
+    pub disk_free_bytes: u64,
+}
+
+/// The root's quota, and what this node has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QuotaStatus {
+    /// How large the root lets the live data grow, its `limits.max_db_bytes`.
+    pub max_db_bytes: u64,
+    /// The live data that the map can hold, beside the log and a few batches.
+    pub map_room_bytes: u64,
+    /// The live data that the disk can hold, likewise, with what the file has already.
+    pub disk_room_bytes: u64,
+    /// Whether both are at least the quota.
+    pub sufficient: bool,
 }
 
 /// One following node.

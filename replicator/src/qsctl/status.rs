@@ -15,7 +15,7 @@ use quicksilver_format::status::NodeState;
 use super::Context;
 use super::error::{Error, Exit};
 use super::target::{Place, ask};
-use crate::net::node::{BootstrapStatus, NodeStatus, ReadersStatus};
+use crate::net::node::{BootstrapStatus, NodeStatus, QuotaStatus, ReadersStatus, StorageStatus};
 use crate::store::maintenance::MaintenanceStatus;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<Exit, Error> {
@@ -118,6 +118,12 @@ fn as_text(status: &NodeStatus) -> String {
         let rate = HumanBytes(bootstrap.bytes_per_second as u64);
         let BootstrapStatus { state, upstream, .. } = bootstrap;
         table.line("snapshot", format_args!("{state}: {done} of {total}, {rate}/s, {upstream}"));
+    }
+    if let Some(storage) = &status.storage {
+        table.line("storage", storage_in_words(storage));
+    }
+    if let Some(quota) = &status.quota {
+        table.line("quota", quota_in_words(quota));
     }
     for (label, line) in maintenance_in_words(&status.maintenance) {
         table.line(label, line);
@@ -224,6 +230,33 @@ fn readers_in_words(readers: &ReadersStatus) -> String {
     )
 }
 
+fn storage_in_words(storage: &StorageStatus) -> String {
+    let held = match storage.held_page_bytes {
+        0 => String::new(),
+        held => format!(" ({} held back by readers)", HumanBytes(held)),
+    };
+    format!(
+        "{} of {}, with {} free{held} and {} of log; the disk has {} free",
+        HumanBytes(storage.file_bytes),
+        HumanBytes(storage.map_bytes),
+        HumanBytes(storage.free_page_bytes),
+        HumanBytes(storage.log_bytes),
+        HumanBytes(storage.disk_free_bytes)
+    )
+}
+
+fn quota_in_words(quota: &QuotaStatus) -> String {
+    let bytes = HumanBytes(quota.max_db_bytes);
+    match quota.sufficient {
+        true => format!("{bytes}, which fits here"),
+        false => format!(
+            "{bytes}, which does NOT fit here: the map has room for {}, the disk for {}",
+            HumanBytes(quota.map_room_bytes),
+            HumanBytes(quota.disk_room_bytes)
+        ),
+    }
+}
+
 fn lag(seconds: f64) -> String {
     const MINUTE: f64 = 60.0;
     const HOUR: f64 = 60.0 * MINUTE;
@@ -300,6 +333,38 @@ mod tests {
             assert!(text.contains(line), "{line}{text}");
         }
         assert_eq!(lag(7300.0), "2 h");
+    }
+
+    #[test]
+    fn room_in_words_for_people() {
+        let mut storage = StorageStatus {
+            file_bytes: 3 << 20,
+            free_page_bytes: 1 << 20,
+            held_page_bytes: 0,
+            map_bytes: 16 << 30,
+            log_bytes: 1 << 20,
+            disk_free_bytes: 40 << 30,
+        };
+        let text = storage_in_words(&storage);
+        let expected = "3.00 MiB of 16.00 GiB, with 1.00 MiB free and 1.00 MiB of log; the disk \
+                        has 40.00 GiB free";
+        assert_eq!(text, expected);
+        storage.held_page_bytes = 1 << 19;
+        let text = storage_in_words(&storage);
+        assert!(text.contains("1.00 MiB free (512.00 KiB held back by readers) and"), "{text}");
+
+        let mut quota = QuotaStatus {
+            max_db_bytes: 8 << 30,
+            map_room_bytes: 7 << 30,
+            disk_room_bytes: 9 << 30,
+            sufficient: false,
+        };
+        assert_eq!(
+            quota_in_words(&quota),
+            "8.00 GiB, which does NOT fit here: the map has room for 7.00 GiB, the disk for 9.00 GiB"
+        );
+        quota.sufficient = true;
+        assert_eq!(quota_in_words(&quota), "8.00 GiB, which fits here");
     }
 
     #[test]

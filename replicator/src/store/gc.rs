@@ -12,7 +12,7 @@ use quicksilver_format::batch::BatchHeader;
 use quicksilver_format::layout::BUCKET_LOG;
 use quicksilver_format::meta::LogState;
 use quicksilver_format::{Index, chunk};
-use quicksilver_lmdb::{Transaction, WriteTxn};
+use quicksilver_lmdb::{LmdbError, Transaction, WriteTxn};
 
 use super::error::StoreError;
 use super::hold::LogHolds;
@@ -124,6 +124,7 @@ fn oldest(environment: &Environment, txn: &WriteTxn<'_>) -> Result<Option<Oldest
     }))
 }
 
-fn log_bytes(environment: &Environment, txn: &WriteTxn<'_>) -> Result<u64, StoreError> {
+/// What the log takes on disk.
+pub fn log_bytes<T: Transaction>(environment: &Environment, txn: &T) -> Result<u64, LmdbError> {
     Ok(txn.stat(environment.log)?.pages() * environment.page_bytes as u64)
 }

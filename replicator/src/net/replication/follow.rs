@@ -16,7 +16,7 @@ use quicksilver_format::{Address, Heartbeat, Index, NodeId};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::{
     ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
-    FollowerSession, Lineage, Millis, Next, SessionEnd, Start, UpstreamSlot, Welcome,
+    FollowerSession, Lineage, Millis, Next, Quota, SessionEnd, Start, UpstreamSlot, Welcome,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -172,6 +172,9 @@ pub struct FollowContext<D> {
     pub sink: Arc<dyn BatchSink>,
     /// Where this node hangs in the tree, for its downstreams and for READONLY answers.
     pub lineage: watch::Sender<Lineage>,
+    /// How large the root lets the data grow, for this node and its downstreams. The last one that
+    /// was heard stays when the upstream goes.
+    pub quota: watch::Sender<Option<Quota>>,
     /// What an operator sees.
     pub status: watch::Sender<UpstreamStatus>,
     /// Fetches a snapshot when no upstream has the log; `None`: an operator does.
@@ -360,6 +363,11 @@ impl<D: Dial> FollowContext<D> {
     }
 }
 
+/// Notes how large the data may grow; wakes who looks at it only when that is another size.
+pub fn set_quota(known: &watch::Sender<Option<Quota>>, quota: Quota) {
+    known.send_if_modified(|known| known.replace(quota) != Some(quota));
+}
+
 struct Driver<'a, S, D> {
     context: &'a FollowContext<D>,
     connection: Connection<S>,
@@ -481,6 +489,10 @@ where
                 }
                 FollowerAction::Path(lineage) => {
                     self.path(lineage);
+                    Ok(())
+                }
+                FollowerAction::Quota(quota) => {
+                    set_quota(&context.quota, quota);
                     Ok(())
                 }
                 FollowerAction::Deliver(batch) => {

@@ -40,7 +40,9 @@ use tokio::time::Instant;
 
 pub use downstreams::{Downstream, Downstreams};
 pub use feed::{Feed, FeedLimits};
-pub use follow::{Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow};
+pub use follow::{
+    Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow, set_quota,
+};
 pub use serve::{ServeContext, serve_downstream};
 pub use transfer::{Fetching, NotNow, OfferContext, ServedSnapshot, SnapshotStore};
 

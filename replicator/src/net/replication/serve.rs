@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quicksilver_format::{HistoryId, Index, NodeId, Position};
 use quicksilver_protocol::{
-    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, SourceAction,
-    SourceEnd, SourceSession, SourceState, Start,
+    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, Quota,
+    SourceAction, SourceEnd, SourceSession, SourceState, Start,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub struct ServeContext {
     pub feed: Arc<Feed>,
     /// Where this node hangs in the tree, kept by [`super::follow`](mod@super::follow) or, at the root, constant.
     pub lineage: watch::Receiver<Lineage>,
+    /// How large the root lets the data grow, as far as this node knows; kept likewise.
+    pub quota: watch::Receiver<Option<Quota>>,
     /// Who else follows.
     pub downstreams: Arc<Downstreams>,
     /// Snapshots for those whose position is too old; `None`: there are none.
@@ -150,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         }
         let mut feed_changes = self.context.feed.changes();
         let mut lineage = self.context.lineage.clone();
+        let mut quota = self.context.quota.clone();
         let mut shutdown = self.context.shutdown.clone();
         loop {
             // Marked as seen before it is looked at, so that no change is slept through.
@@ -160,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             }
             let current = lineage.borrow_and_update().clone();
             self.session.path_changed(current);
+            self.session.quota_changed(*quota.borrow_and_update());
             if self.receive() {
                 continue;
             }
@@ -176,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 moved = self.connection.exchange(true) => self.moved(moved),
                 _ = feed_changes.changed() => {}
                 _ = lineage.changed() => {}
+                _ = quota.changed() => {}
                 _ = shutdown.changed() => {}
                 () = tokio::time::sleep_until(wake) => {
                     self.session.tick(self.clock.now());

@@ -13,7 +13,7 @@ use quicksilver_format::{
     Address, Batch, BatchBuilder, ControlRecord, DbId, Entry, Heartbeat, HistoryId, Index, NodeId,
     Position, ProcessId,
 };
-use quicksilver_protocol::{Deadlines, Lineage, LogFact, SourceEnd};
+use quicksilver_protocol::{Deadlines, Lineage, LogFact, Quota, SourceEnd};
 use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -183,6 +183,7 @@ struct Node {
     feed: Arc<Feed>,
     downstreams: Arc<Downstreams>,
     lineage: watch::Sender<Lineage>,
+    quota: watch::Sender<Option<Quota>>,
     status: watch::Sender<UpstreamStatus>,
     shutdown: watch::Sender<bool>,
     deadlines: Deadlines,
@@ -223,6 +224,7 @@ impl Node {
             feed,
             downstreams: Downstreams::new(max_downstreams),
             lineage: watch::Sender::new(orphan),
+            quota: watch::Sender::new(None),
             status: watch::Sender::new(UpstreamStatus::new()),
             shutdown: watch::Sender::new(false),
             deadlines: Deadlines { ping_ms: 50, report_ms: 50, ..Deadlines::default() },
@@ -263,6 +265,7 @@ impl Node {
             log: Arc::clone(&self.store) as Arc<dyn ReplicaLog>,
             feed: Arc::clone(&self.feed),
             lineage: self.lineage.subscribe(),
+            quota: self.quota.subscribe(),
             downstreams: Arc::clone(&self.downstreams),
             deadlines: self.deadlines,
             shutdown: self.shutdown.subscribe(),
@@ -309,6 +312,7 @@ impl Network {
             feed: Arc::clone(&node.feed),
             sink: Arc::clone(&node.store) as Arc<dyn BatchSink>,
             lineage: node.lineage.clone(),
+            quota: node.quota.clone(),
             status: node.status.clone(),
             dial: self.clone(),
             deadlines: node.deadlines,
@@ -391,6 +395,32 @@ async fn a_late_follower_gets_the_newest_heartbeat() {
     until_same(&leaf, &root).await;
     let there = || leaf.store.disk.lock().unwrap().controls.contains(&heartbeat.to_record());
     until("the heartbeat of before", there).await;
+}
+
+/// The root says it, relays pass it on; who is new hears it from a relay that has lost its root, and
+/// so does everybody who is there when it changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_goes_down_the_tree() {
+    let quota = |max_db_bytes| Some(Quota { max_db_bytes });
+    let knows = |node: &Arc<Node>, quota| *node.quota.borrow() == quota;
+    let root = Node::root(&log_of(&[2]));
+    let (relay, leaf, late) =
+        (Node::new("relay", &[]), Node::new("leaf", &[]), Node::new("x", &[]));
+    let network = Network::of(&[&root, &relay]);
+    network.follow(&relay, &[&root]);
+    network.follow(&leaf, &[&relay]);
+    until_same(&leaf, &root).await;
+    assert!(knows(&leaf, None), "nobody has said anything");
+
+    for max_db_bytes in [10, 20] {
+        set_quota(&root.quota, Quota { max_db_bytes });
+        until("the leaf hears of it", || knows(&leaf, quota(max_db_bytes))).await;
+    }
+    root.shutdown.send_replace(true);
+    network.nodes.lock().unwrap().remove("root");
+    until("the root is gone", || !relay.status().is_connected()).await;
+    network.follow(&late, &[&relay]);
+    until("whoever is new hears of it", || knows(&late, quota(20))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
