@@ -60,7 +60,7 @@ impl Run {
     }
 
     /// A part of all the images, each cut after so many events or later.
-    fn survives(&self, part: f64, after: usize) {
+    fn survives(&mut self, part: f64, after: usize) {
         let all = std::env::var("QS_CRASH_IMAGES").map(|text| text.parse().unwrap());
         let (all, within) = match all {
             Ok(all) => (all, Duration::MAX),
@@ -70,6 +70,7 @@ impl Run {
         let images = Images { seed: self.seed, count, after };
         let Outcome { images, elapsed, failures } = replay(&self.file(), images, within);
         println!("{images} images of {count} in {elapsed:.1?}");
+        self.dir.disable_cleanup(!failures.is_empty());
         assert!(failures.is_empty(), "{}", failures.join("\n"));
         assert!(images >= count / 4, "only {images} of {count} in {elapsed:?}");
     }
@@ -120,7 +121,7 @@ fn oldest_index(run: &Run) -> u64 {
 
 #[test]
 fn cuts_while_commits_are_made_and_the_log_is_collected() {
-    let run = Run::of(&["commit=60"]);
+    let mut run = Run::of(&["commit=60"]);
     assert_complete(&run);
     assert!(oldest_index(&run) > 1, "nothing was collected");
     run.survives(0.4, 0);
@@ -128,7 +129,7 @@ fn cuts_while_commits_are_made_and_the_log_is_collected() {
 
 #[test]
 fn cuts_while_generations_are_made_and_switched() {
-    let run = Run::of(&["commit=12", "rebuild", "commit=6", "rebuild", "commit=4"]);
+    let mut run = Run::of(&["commit=12", "rebuild", "commit=6", "rebuild", "commit=4"]);
     assert_complete(&run);
     run.survives(0.4, 0);
 }

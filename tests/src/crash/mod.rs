@@ -5,9 +5,11 @@
 //! * [`disk`]: what a power cut may leave of that.
 //! * [`check`]: a database is opened as a replicator that starts opens it, and compared.
 //! * [`replay`]: thousands of cuts of one trace.
+//! * [`steps`]: one system call of a workload goes wrong.
 
 pub mod check;
 pub mod disk;
 pub mod replay;
+pub mod steps;
 pub mod trace;
 pub mod workload;

@@ -106,15 +106,16 @@ fn some(trace: &Path, first: u64, images: Images) -> (u64, Option<String>) {
 }
 
 /// Makes some images and checks them, in this process; says one line for each. Gives what was wrong
-/// with the last one, whose files are kept.
+/// with the last one, whose files are kept, beside the trace.
 ///
 /// # Errors
 /// What is wrong with the last image.
 pub fn make_images(trace: &Path, first: u64, images: Images) -> Result<(), String> {
+    let scratch = trace.parent().map_or_else(tempfile::tempdir, tempfile::tempdir_in);
+    let scratch = scratch.map_err(|e| format!("no directory for the images: {e}"))?;
     let trace = Trace::read(trace);
     let events = trace.events();
     let mut model = Model::new(plan(&events));
-    let scratch = scratch();
     let mut cuts: Vec<Cut> = (first..first + images.count)
         .map(|number| Cut::of(images.seed, number, images.after.max(1)..=events.len()))
         .collect();

@@ -1,0 +1,192 @@
+//! "A process may die at any of its steps, and any of them may fail." A writer is killed before
+//! every single system call that it makes: while it starts, makes its first database, commits,
+//! collects its log, and switches generations. And every call that stores something fails once,
+//! with an error of the disk or because it is full. Each time the next start finds everything that
+//! was acknowledged, whole, in one generation.
+//!
+//! `QS_SEED` repeats what is written.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use quicksilver::Reader;
+use quicksilver_tests::crash::check::{Depth, check};
+use quicksilver_tests::crash::steps::{Call, Ended, Fault, Workload};
+use quicksilver_tests::crash::workload::{Model, Plan, Word, acknowledged};
+use quicksilver_tests::process::strace_works;
+use quicksilver_tests::{seeded_rng, skipped};
+use rand::Rng;
+
+/// One waits for the system while the other computes.
+const THREADS: usize = 2;
+/// After these the log is as long as it may be, so that every commit collects a part of it.
+const BEFORE: [&str; 1] = ["commit=60"];
+
+/// Runs the workload once for each of the calls, has `look` judge how it ended, and gives what was
+/// wrong with what it left.
+fn each(
+    seed: u64,
+    workload: &Workload,
+    calls: &[Call],
+    fault: Fault,
+    look: impl Fn(&Call, &Ended) + Sync,
+) -> Vec<String> {
+    let started = Instant::now();
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let (mut model, mut problems) = (Model::new(Plan { seed }), Vec::new());
+        while let Some(call) = calls.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let ended = workload.with_fault(call, fault);
+            let promised = acknowledged(&ended.words);
+            let checked = check(ended.data.path(), &mut model, promised, Depth::Everything);
+            let describe = |problem| format!("{fault:?} at {} {}: {problem}", call.nth, call.text);
+            problems.extend(checked.err().map(describe));
+            look(call, &ended);
+        }
+        problems
+    };
+    let problems: Vec<String> = std::thread::scope(|scope| {
+        let threads = [(); THREADS].map(|()| scope.spawn(some));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("{fault:?} at each of {} calls in {:.1?}", calls.len(), started.elapsed());
+    problems
+}
+
+/// Kills it everywhere, and gives what was wrong with what it left.
+fn killed_everywhere(before: &[&str], steps: &[&str]) -> Vec<String> {
+    let seed = seeded_rng().random();
+    let workload = Workload::new(seed, before, steps);
+    let calls = workload.calls();
+    let words = |call: &Call| {
+        let said = calls.iter().take_while(|other| *other != call);
+        said.filter(|other| other.says()).count()
+    };
+    // The last one is the end itself.
+    each(seed, &workload, &calls[..calls.len() - 1], Fault::Kill, |call, ended| {
+        assert!(ended.was_killed(), "at {}: {} {}", call.text, ended.status, ended.complaint);
+        assert_eq!(ended.words.len(), words(call), "killed before {} {}", call.nth, call.text);
+    })
+}
+
+/// Whether the scenarios can run here; says so when they cannot.
+fn can_trace() -> bool {
+    let works = strace_works();
+    if !works {
+        skipped("strace cannot trace here");
+    }
+    works
+}
+
+fn assert_none(problems: &[String]) {
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn killed_at_every_step_of_making_a_database() {
+    if can_trace() {
+        assert_none(&killed_everywhere(&[], &["commit=1"]));
+    }
+}
+
+#[test]
+fn killed_at_every_step_of_a_commit_that_collects_the_log() {
+    let seed = seeded_rng().random();
+    let oldest = |steps: &[&str]| {
+        let workload = Workload::new(seed, steps, &[]);
+        Reader::open(workload.path()).unwrap().status().unwrap().oldest_index
+    };
+    assert!(oldest(&BEFORE) < oldest(&["commit=62"]), "nothing is collected");
+    if can_trace() {
+        assert_none(&killed_everywhere(&BEFORE, &["commit=2"]));
+    }
+}
+
+#[test]
+fn killed_at_every_step_of_a_switch_of_generations() {
+    if can_trace() {
+        assert_none(&killed_everywhere(&BEFORE, &["rebuild", "commit=1"]));
+    }
+}
+
+/// The calls that store something from the moment when it says that it begins its steps.
+fn storing(workload: &Workload) -> Vec<Call> {
+    let calls = workload.calls();
+    let begin = calls.iter().position(|call| call.says() && call.text.contains("step ")).unwrap();
+    calls[begin..].iter().filter(|call| call.stores()).cloned().collect()
+}
+
+#[test]
+fn a_disk_that_fails_at_every_step_of_a_commit() {
+    if !can_trace() {
+        return;
+    }
+    let seed = seeded_rng().random();
+    let workload = Workload::new(seed, &BEFORE, &["commit=1"]);
+    let calls = storing(&workload);
+    assert!(calls.iter().any(|call| call.name == "fdatasync"), "{calls:?}");
+    for errno in ["EIO", "ENOSPC"] {
+        // Tried again, after opening it anew if that is what the error asks for, it succeeds.
+        let problems = each(seed, &workload, &calls, Fault::Error(errno), |call, ended| {
+            let at = format!("{errno} at {}", call.text);
+            assert!(ended.status.success(), "{at}: {}", ended.complaint);
+            let refusals = ended.words.iter().filter_map(|word| match word {
+                Word::Refused { kind, text } => Some((&**kind, text)),
+                _ => None,
+            });
+            let refusals: Vec<_> = refusals.collect();
+            assert!(matches!(refusals[..], [("full" | "failed", _)]), "{at}: {refusals:?}");
+            assert!(acknowledged(&ended.words).get() > 0, "{at}: {:?}", ended.words);
+        });
+        assert_none(&problems);
+        let fault = Fault::ErrorsFromThenOn(errno);
+        let problems = each(seed, &workload, &calls, fault, |call, ended| {
+            assert!(!ended.status.success(), "{errno} at {} and later", call.text);
+            assert!(!ended.complaint.is_empty(), "{errno} at {} and later", call.text);
+        });
+        assert_none(&problems);
+    }
+}
+
+#[test]
+fn a_disk_that_fails_at_every_step_of_a_switch() {
+    if !can_trace() {
+        return;
+    }
+    let seed = seeded_rng().random();
+    let workload = Workload::new(seed, &BEFORE, &["rebuild"]);
+    let calls = storing(&workload);
+    for errno in ["EIO", "ENOSPC"] {
+        let problems = each(seed, &workload, &calls, Fault::Error(errno), |call, ended| {
+            let refused = ended.words.iter().any(|word| matches!(word, Word::Refused { .. }));
+            let said = refused || !ended.complaint.is_empty();
+            assert!(said, "{errno} at {}: nobody has noticed", call.text);
+        });
+        assert_none(&problems);
+    }
+}
+
+/// The mistakes that a death shows, and that it would be seen.
+mod mistakes {
+    use super::*;
+
+    fn is_caught(steps: &[&str], saying: &str) {
+        if can_trace() {
+            let problems = killed_everywhere(&["commit=5"], steps);
+            let found = problems.iter().find(|problem| problem.contains(saying));
+            println!("{} problems, such as {found:?}", problems.len());
+            assert!(found.is_some(), "{saying:?} is not in {problems:?}");
+        }
+    }
+
+    #[test]
+    fn acknowledging_before_the_commit() {
+        is_caught(&["early=1"], "lost: ");
+    }
+
+    #[test]
+    fn the_index_in_a_transaction_of_its_own() {
+        is_caught(&["apart=1"], "meta says");
+    }
+}
