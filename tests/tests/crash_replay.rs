@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quicksilver::Reader;
+use quicksilver::build::snapshot;
 use quicksilver_tests::crash::disk::{Disk, Loss};
 use quicksilver_tests::crash::replay::{Images, Outcome, replay, scratch};
 use quicksilver_tests::crash::trace::{Event, Trace};
@@ -124,14 +125,28 @@ fn cuts_while_commits_are_made_and_the_log_is_collected() {
     let mut run = Run::of(&["commit=60"]);
     assert_complete(&run);
     assert!(oldest_index(&run) > 1, "nothing was collected");
-    run.survives(0.4, 0);
+    run.survives(0.25, 0);
 }
 
 #[test]
 fn cuts_while_generations_are_made_and_switched() {
     let mut run = Run::of(&["commit=12", "rebuild", "commit=6", "rebuild", "commit=4"]);
     assert_complete(&run);
-    run.survives(0.4, 0);
+    run.survives(0.25, 0);
+}
+
+/// Story: a snapshot is made, at a node that is ahead; a node that is behind installs it.
+#[test]
+fn cuts_while_snapshots_are_made_and_restored() {
+    let seed = seeded_rng().random();
+    let mut ahead = Run::with_seed(seed, &["commit=20", "snapshot", "commit=2", "snapshot"], None);
+    assert_complete(&ahead);
+    ahead.survives(0.1, 0);
+    let newest = snapshot::list(&ahead.data()).unwrap().pop().unwrap().0;
+    let restore = format!("restore={}", newest.display());
+    let mut behind = Run::with_seed(seed, &["commit=10", &restore, "commit=5"], None);
+    assert_complete(&behind);
+    behind.survives(0.2, 0);
 }
 
 /// Story: the process dies while it switches generations; the next one goes on from there, and then

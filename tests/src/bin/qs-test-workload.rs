@@ -8,6 +8,8 @@
 //! | `commit=N` | so many commits, as a relay makes them, the log collected meanwhile |
 //! | `forever` | commits, until somebody ends it |
 //! | `rebuild` | another generation beside the live one, with commits meanwhile, and the switch to it |
+//! | `snapshot` | a snapshot file of the live generation, with commits meanwhile |
+//! | `restore=FILE` | a generation made of a snapshot that is further, and the switch to it |
 //!
 //! And what must never be released. Each is one of the mistakes that the tests are there for:
 //!
@@ -25,9 +27,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use quicksilver::build::snapshot::{self, SnapshotFile};
 use quicksilver::build::{self, State, directory, rebuild};
 use quicksilver::environment::{Environment, live_generation};
-use quicksilver_format::{Batch, BatchBuilder, Entry, Position};
+use quicksilver_format::{Batch, BatchBuilder, Entry, Index, Position};
 use quicksilver_replicator::store::{Store, StoreError};
 use quicksilver_tests::crash::workload::{DB_ID, HISTORY, Plan, RETENTION, SIZES, Word};
 
@@ -57,15 +60,16 @@ fn run(dir: &Path, seed: &str, steps: &[String]) -> Outcome<()> {
     let mut writer = Writer::open(dir.to_owned(), plan)?;
     for step in steps {
         say(&Word::Step(step.clone()))?;
-        let (name, count) = step.split_once('=').unwrap_or((step, "1"));
-        let count: u64 = count.parse()?;
+        let (name, argument) = step.split_once('=').unwrap_or((step, ""));
         writer = match name {
-            "commit" => writer.commits(count)?,
+            "commit" => writer.commits(argument.parse()?)?,
             "forever" => writer.commits(u64::MAX)?,
             "rebuild" => writer.rebuild()?,
-            "early" => writer.commits_acknowledged_early(count)?,
-            "apart" => writer.commits_apart(count)?,
-            "unchecked" => writer.commits_of_another_past(count)?,
+            "snapshot" => writer.snapshot()?,
+            "restore" => writer.restore(Path::new(argument))?,
+            "early" => writer.commits_acknowledged_early(argument.parse()?)?,
+            "apart" => writer.commits_apart(argument.parse()?)?,
+            "unchecked" => writer.commits_of_another_past(argument.parse()?)?,
             other => return Err(format!("no such step: {other}").into()),
         };
     }
@@ -138,34 +142,79 @@ impl Writer {
     /// A copy in many slices, with a commit after every third one.
     fn rebuild(mut self) -> Outcome<Writer> {
         let source = self.store.environment().clone();
-        let options = build::Options {
-            db_id: DB_ID,
-            history: HISTORY,
-            map_bytes: SIZES.map_bytes,
-            max_readers: SIZES.max_readers,
-        };
+        let hold = self.store.holds().hold(Index::ZERO);
         let next = source.generation.next();
-        let (mut slices, mut failed) = (0, None);
-        let mut between = |_| {
-            slices += 1;
-            if slices % 3 == 0 {
-                let end = commit(&mut self.store, self.plan).map_err(Into::into);
-                failed = end.and_then(acknowledge).err();
-            }
-            failed.is_none()
-        };
-        let copy = rebuild::rebuild(&self.dir, &source, next, &options, SLICE_BYTES, &mut between)?;
-        drop(source);
-        let Some(mut copy) = copy else {
-            return Err(failed.unwrap_or_else(|| "the copy was given up".into()));
-        };
+        let dir = self.dir.clone();
+        let mut between = Between::of(&mut self);
+        let copy =
+            rebuild::rebuild(&dir, &source, next, &options(), SLICE_BYTES, &mut |_| between.go())?;
+        let mut copy = between.ended(copy)?;
         copy.catch_up()?;
         self = self.commits(2)?;
-        copy.finish()?;
+        let old = self.store.switch(copy)?.generation;
+        say(&Word::Switched(next.to_string()))?;
+        drop((hold, source));
+        self = self.commits(1)?;
+        directory::remove_generation(&self.dir, old)?;
+        Ok(self)
+    }
+
+    fn snapshot(mut self) -> Outcome<Writer> {
+        let source = self.store.environment().clone();
+        let hold = self.store.holds().hold(Index::ZERO);
+        let into = snapshot::directory_of(&self.dir);
+        let mut between = Between::of(&mut self);
+        let made = snapshot::create(&into, &source, SLICE_BYTES, &mut |_| between.go())?;
+        say(&Word::Snapshot(between.ended(made)?.name()))?;
+        drop(hold);
+        Ok(self)
+    }
+
+    fn restore(mut self, file: &Path) -> Outcome<Writer> {
+        let file = SnapshotFile::open(file)?;
+        let next = self.store.environment().generation.next();
+        snapshot::restore(&file, &self.dir, next, &options(), &mut |_| true)?;
         build::switch_to(&self.dir, next)?;
         self = self.reopened()?;
+        acknowledge(self.store.end())?;
         say(&Word::Switched(next.to_string()))?;
         Ok(self)
+    }
+}
+
+fn options() -> build::Options {
+    build::Options {
+        db_id: DB_ID,
+        history: HISTORY,
+        map_bytes: SIZES.map_bytes,
+        max_readers: SIZES.max_readers,
+    }
+}
+
+/// Commits that come between the slices of a copy, one after every third.
+struct Between<'w> {
+    writer: &'w mut Writer,
+    slices: u32,
+    failed: Option<Box<dyn std::error::Error>>,
+}
+
+impl<'w> Between<'w> {
+    fn of(writer: &'w mut Writer) -> Self {
+        Between { writer, slices: 0, failed: None }
+    }
+
+    /// False when a commit has failed, with which the copy ends.
+    fn go(&mut self) -> bool {
+        self.slices += 1;
+        if self.slices.is_multiple_of(3) {
+            let end = commit(&mut self.writer.store, self.writer.plan).map_err(Into::into);
+            self.failed = end.and_then(acknowledge).err();
+        }
+        self.failed.is_none()
+    }
+
+    fn ended<T>(self, made: Option<T>) -> Outcome<T> {
+        made.ok_or_else(|| self.failed.unwrap_or_else(|| "the copy was given up".into()))
     }
 }
 

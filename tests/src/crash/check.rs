@@ -1,13 +1,14 @@
 //! A database is opened as a replicator that starts opens it, and compared with what must be there.
 //!
 //! Everything acknowledged is there; what is there is exactly what the plan made up to some commit;
-//! it verifies; one generation is live and nothing else is left; and nobody who reads, before the
-//! replicator starts or after, sees less than was acknowledged.
+//! it verifies; one generation is live and nothing else is left; what has the name of a snapshot is a
+//! whole one; and nobody who reads, before the replicator starts or after, sees less than was
+//! acknowledged.
 
 use std::fs;
 use std::path::Path;
 
-use quicksilver::build::directory;
+use quicksilver::build::{directory, snapshot};
 use quicksilver::environment::live_generation;
 use quicksilver::{Reader, verify};
 use quicksilver_format::Index;
@@ -43,6 +44,7 @@ pub fn check(
     let found = store.end().index;
     compare(&store, moment(model, found, acknowledged)?)?;
     only_one_is_left(dir)?;
+    snapshots_are_whole(dir)?;
     if depth == Depth::Everything {
         let reader = store.reader().map_err(|e| format!("a reader cannot open it: {e}"))?;
         reader_sees(&reader, model, acknowledged)?;
@@ -109,6 +111,15 @@ fn only_one_is_left(dir: &Path) -> Result<(), String> {
         if other_generation || name.ends_with(".new") || name.ends_with(".old") {
             return Err(format!("{live} is live, and the start has left {name}"));
         }
+    }
+    Ok(())
+}
+
+fn snapshots_are_whole(dir: &Path) -> Result<(), String> {
+    for (path, opened) in snapshot::list(dir).map_err(|e| e.to_string())? {
+        opened
+            .and_then(|file| file.check(&mut |_| true))
+            .map_err(|e| format!("{} is no snapshot: {e}", path.display()))?;
     }
     Ok(())
 }

@@ -100,7 +100,7 @@ impl Workload {
         self.base.path()
     }
 
-    /// The system calls from the moment when it says its first word to its end.
+    /// The system calls of its first thread, from the moment when it says its first word to its end.
     ///
     /// # Panics
     /// When it fails.
@@ -112,9 +112,10 @@ impl Workload {
         assert!(ended.status.success(), "{}", ended.complaint);
         let mut counts: HashMap<&str, usize> = HashMap::new();
         let mut calls: Vec<Call> = Vec::new();
+        let first_thread = text.split_once(' ').map_or("", |(pid, _)| pid);
         for line in text.lines() {
             // 4711  fdatasync(5</the/directory/data.mdb>)  = 0
-            let call = line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+            let Some(call) = line.strip_prefix(first_thread).map(str::trim_start) else { continue };
             let Some((name, _)) = call.split_once('(') else { continue };
             let nth = counts.entry(name).or_default();
             *nth += 1;

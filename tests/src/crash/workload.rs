@@ -29,7 +29,8 @@ pub const HISTORY: HistoryId = HistoryId::from_bytes([0x15; 16]);
 /// Small, because thousands of them are opened.
 pub const SIZES: Sizes = Sizes { map_bytes: 64 << 20, max_readers: 126 };
 /// So short that the log is collected almost from the beginning.
-pub const RETENTION: Retention = Retention { max_age_us: u64::MAX, max_bytes: 96 << 10 };
+pub const RETENTION: Retention =
+    Retention { max_age_us: u64::MAX, max_bytes: 96 << 10, held_bytes: 16 << 20 };
 
 /// Few, so that they are overwritten and removed again and again.
 const KEYS: u32 = 60;
@@ -182,6 +183,8 @@ pub enum Word {
     },
     /// Another generation is live.
     Switched(String),
+    /// There is a snapshot file of this name.
+    Snapshot(String),
     /// It ends, of its own will.
     Done,
 }
@@ -195,6 +198,7 @@ impl fmt::Display for Word {
             Word::Acknowledged { index, hash } => write!(f, "acknowledged {index} {hash}"),
             Word::Refused { kind, text } => write!(f, "refused {kind} {text}"),
             Word::Switched(generation) => write!(f, "switched {generation}"),
+            Word::Snapshot(name) => write!(f, "snapshot {name}"),
             Word::Done => write!(f, "done"),
         }
     }
@@ -220,16 +224,18 @@ impl FromStr for Word {
                 Word::Refused { kind: kind.to_owned(), text: text.to_owned() }
             }
             "switched" => Word::Switched(rest.to_owned()),
+            "snapshot" => Word::Snapshot(rest.to_owned()),
             "done" => Word::Done,
             _ => return Err(not_one()),
         })
     }
 }
 
-/// The newest index that was acknowledged in what a program has said; zero when none was.
+/// The newest index that was acknowledged in what a program has said; zero when none was. What a
+/// program has found it shows to everybody, so that counts as much.
 pub fn acknowledged<'w>(words: impl IntoIterator<Item = &'w Word>) -> Index {
     let index = |word: &Word| match word {
-        Word::Acknowledged { index, .. } => Some(*index),
+        Word::Acknowledged { index, .. } | Word::Opened(index) => Some(*index),
         _ => None,
     };
     words.into_iter().filter_map(index).max().unwrap_or(Index::ZERO)
@@ -250,6 +256,7 @@ mod tests {
             Word::Acknowledged { index: Index::new(4), hash },
             Word::Refused { kind: "full".into(), text: "no space: none".into() },
             Word::Switched("gen-000002".into()),
+            Word::Snapshot("000000000007-00112233.snapshot".into()),
             Word::Done,
         ];
         for word in &words {
