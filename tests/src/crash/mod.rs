@@ -6,9 +6,11 @@
 //! * [`check`]: a database is opened as a replicator that starts opens it, and compared.
 //! * [`replay`]: thousands of cuts of one trace.
 //! * [`steps`]: one system call of a workload goes wrong.
+//! * [`power`]: a file system whose power can really be cut.
 
 pub mod check;
 pub mod disk;
+pub mod power;
 pub mod replay;
 pub mod steps;
 pub mod trace;
