@@ -24,10 +24,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 /// Where nobody says otherwise.
-const CUTS: usize = 200;
+const CUTS: usize = 100;
 /// The time for those, and how many there must be in it.
 const TIME: Duration = Duration::from_secs(60);
-const FEWEST_CUTS: usize = 50;
+const FEWEST_CUTS: usize = 25;
 /// After so many cuts a new database is begun.
 const CUTS_OF_ONE: usize = 8;
 /// For a program to say something, or to notice that it has no disk.

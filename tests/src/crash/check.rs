@@ -15,7 +15,7 @@ use quicksilver_format::Index;
 use quicksilver_format::layout::Generation;
 use quicksilver_replicator::store::Store;
 
-use super::workload::{DB_ID, HISTORY, Model, Moment, RETENTION, SIZES};
+use super::workload::{DB_ID, HISTORY, Model, Moment, RETENTION, SIZES, Word};
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +110,21 @@ fn only_one_is_left(dir: &Path) -> Result<(), String> {
             name.parse::<Generation>().is_ok_and(|generation| generation != live);
         if other_generation || name.ends_with(".new") || name.ends_with(".old") {
             return Err(format!("{live} is live, and the start has left {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Every snapshot that a program has said is there.
+///
+/// # Errors
+/// Which one is not.
+pub fn check_snapshots(dir: &Path, words: &[Word]) -> Result<(), String> {
+    for word in words {
+        if let Word::Snapshot(name) = word
+            && !snapshot::directory_of(dir).join(name).exists()
+        {
+            return Err(format!("lost: the snapshot {name}"));
         }
     }
     Ok(())

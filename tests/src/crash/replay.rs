@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
-use super::check::{Depth, check};
+use super::check::{Depth, check, check_snapshots};
 use super::disk::{Disk, Loss};
 use super::trace::{Event, Trace, words};
 use super::workload::{Model, Plan, Word, acknowledged};
@@ -131,7 +131,8 @@ pub fn make_images(trace: &Path, first: u64, images: Images) -> Result<(), Strin
         println!("{cut}");
         let dir = scratch.path().join(cut.number.to_string());
         disk.after_cut(cut.loss, &mut cut.rng).write(&dir);
-        let checked = check(&dir, &mut model, acknowledged(&promised), cut.depth());
+        let checked = check(&dir, &mut model, acknowledged(&promised), cut.depth())
+            .and_then(|_| check_snapshots(&dir, &promised));
         if let Err(problem) = checked {
             return Err(format!("{cut}: {problem} (kept in {})", scratch.keep().display()));
         }
