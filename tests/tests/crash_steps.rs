@@ -57,7 +57,10 @@ fn each(
 
 /// Kills it everywhere, and gives what was wrong with what it left.
 fn killed_everywhere(seed: u64, before: &[&str], steps: &[&str]) -> Vec<String> {
-    let workload = Workload::new(seed, before, steps);
+    killed_everywhere_in(seed, &Workload::new(seed, before, steps))
+}
+
+fn killed_everywhere_in(seed: u64, workload: &Workload) -> Vec<String> {
     let calls = workload.calls();
     let words = |call: &Call| {
         let said = calls.iter().take_while(|other| *other != call);
@@ -66,7 +69,7 @@ fn killed_everywhere(seed: u64, before: &[&str], steps: &[&str]) -> Vec<String> 
     // Calls of other threads are counted apart, and may be reached before.
     let alone = !calls.iter().any(|call| call.name.starts_with("clone"));
     // The last one is the end itself.
-    each(seed, &workload, &calls[..calls.len() - 1], Fault::Kill, |call, ended| {
+    each(seed, workload, &calls[..calls.len() - 1], Fault::Kill, |call, ended| {
         assert!(ended.was_killed(), "at {}: {} {}", call.text, ended.status, ended.complaint);
         let said = (ended.words.len(), words(call));
         assert!(said.0 == said.1 || !alone, "killed before {} {}: {said:?}", call.nth, call.text);
@@ -113,6 +116,26 @@ fn killed_at_every_step_of_a_commit_that_collects_the_log() {
 fn killed_at_every_step_of_a_switch_of_generations() {
     if can_trace() {
         assert_none(&killed_everywhere(seeded_rng().random(), &BEFORE, &["rebuild", "commit=1"]));
+    }
+}
+
+/// Story: the process dies where files get their names, or lose them; the one that cleans up after it
+/// dies, too, at any of its steps.
+#[test]
+fn killed_at_every_step_of_cleaning_up_after_a_death() {
+    if !can_trace() {
+        return;
+    }
+    let seed = seeded_rng().random();
+    let switch = Workload::new(seed, &["commit=5"], &["rebuild"]);
+    let calls = switch.calls();
+    let naming: Vec<&Call> = calls.iter().filter(|call| call.name.starts_with("rename")).collect();
+    assert!(naming.len() >= 3, "the generation, CURRENT, and the old generation: {naming:?}");
+    for call in naming.into_iter().chain(calls.iter().find(|call| call.name == "unlinkat")) {
+        let dead = switch.with_fault(call, Fault::Kill);
+        assert!(dead.was_killed(), "at {}", call.text);
+        let start = Workload::after(dead, seed, &["commit=1"]);
+        assert_none(&killed_everywhere_in(seed, &start));
     }
 }
 

@@ -95,6 +95,12 @@ impl Workload {
         Workload { base, seed, steps }
     }
 
+    /// From what another run has left.
+    pub fn after(ended: Ended, seed: u64, steps: &[&str]) -> Workload {
+        let steps = steps.iter().map(|&step| step.to_owned()).collect();
+        Workload { base: ended.data, seed, steps }
+    }
+
     /// Where it begins.
     pub fn path(&self) -> &Path {
         self.base.path()
