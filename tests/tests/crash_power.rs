@@ -10,16 +10,19 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use quicksilver::build::snapshot;
 use quicksilver_format::Index;
+use quicksilver_tests::cluster::qsctl;
 use quicksilver_tests::crash::power::Disk;
 use quicksilver_tests::crash::steps::Workload;
 use quicksilver_tests::crash::workload::{Word, acknowledged};
-use quicksilver_tests::process::test_binary;
-use quicksilver_tests::{Process, seeded_rng, skipped};
+use quicksilver_tests::load::{Control, Promises, parse_dump, write_until_stopped};
+use quicksilver_tests::process::{binary, test_binary};
+use quicksilver_tests::{Cluster, Process, eventually, seeded_rng, skipped};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -30,6 +33,8 @@ const TIME: Duration = Duration::from_secs(60);
 const FEWEST_CUTS: usize = 25;
 /// After so many cuts a new database is begun.
 const CUTS_OF_ONE: usize = 8;
+/// Each takes a restart of the real program.
+const CUTS_OF_A_ROOT: usize = 20;
 /// For a program to say something, or to notice that it has no disk.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -148,6 +153,88 @@ fn cuts_of_a_real_file_system() {
     }
     println!("{done} cuts in {:.1?}, the last at {}", began.elapsed(), machine.promised);
     assert!(done >= cuts.min(FEWEST_CUTS), "only {done} cuts in {:?}", began.elapsed());
+}
+
+/// The same with the real programs: a root whose disk loses its power, while clients write to it, a
+/// leaf follows it, and now and then its database is compacted. What clients were promised is there;
+/// the leaf is never ahead of the root that comes back.
+#[test]
+fn a_root_loses_no_acknowledged_write() {
+    const WRITERS: usize = 2;
+    let Some(mut machine) = Machine::new() else { return };
+    let mut cluster = Cluster::new();
+    let data = machine.disk.path().join("root");
+    cluster.root("root").set("data_dir", data.display()).set_literal("batch.window_ms", 0);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let control = Control::default();
+    let socket = cluster.node("root").socket("client");
+    let seeds: Vec<u64> = (0..WRITERS).map(|_| machine.rng.random()).collect();
+    let promises: Vec<Promises> = std::thread::scope(|scope| {
+        let (socket, control) = (&socket, &control);
+        let writers: Vec<_> = seeds
+            .iter()
+            .enumerate()
+            .map(|(n, &seed)| {
+                let name = format!("w{n}");
+                scope.spawn(move || write_until_stopped(&name, socket, seed, control))
+            })
+            .collect();
+        // A failure below must not leave the writers running: the scope would wait for ever.
+        let stop = StopOnDrop(control);
+        for cut in 0..CUTS_OF_A_ROOT {
+            let mut compaction = cut.is_multiple_of(2).then(|| compact(&cluster));
+            let before = control.acknowledged.load(Ordering::Relaxed);
+            let enough = before + machine.rng.random_range(1..1_000);
+            eventually("writes are acknowledged", SOON, || {
+                (control.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
+            });
+            // Some are while the next generation is made, and some when it has just become live.
+            if let Some(compaction) = compaction.as_mut().filter(|_| cut.is_multiple_of(4)) {
+                assert!(compaction.await_exit(SOON).success(), "{}", compaction.log_text());
+            }
+            machine.disk.cut_power();
+            cluster.node_mut("root").kill9();
+            drop(compaction);
+            machine.disk.restore_power();
+            cluster.node_mut("root").start();
+            let (leaf, root) = (cluster.node("leaf").status(), cluster.node("root").status());
+            assert!(leaf.index <= root.index, "cut {cut}: leaf at {leaf:?}, root at {root:?}");
+        }
+        drop(stop);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let state = cluster.await_converged(Duration::from_secs(45));
+    let generation = cluster.node("root").status().json["generation"].as_u64().unwrap();
+    println!("{} keys, index {}, generation {generation}", state.keys, state.index);
+    assert!(generation > CUTS_OF_A_ROOT as u64 / 4, "compactions that had ended are gone");
+    let verified = qsctl(&["--db", &data.display().to_string(), "verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+    let dump = cluster.path().join("dump");
+    let mut reader = cluster.node("leaf").reader();
+    assert_eq!(reader.ask(&format!("dump {}", dump.display())), format!("dumped {}", state.keys));
+    let found = parse_dump(&std::fs::read_to_string(&dump).unwrap());
+    for written in &promises {
+        assert!(!written.is_empty());
+        let broken = written.broken_by(&found);
+        assert!(broken.is_empty(), "{}", broken.join("\n"));
+    }
+}
+
+struct StopOnDrop<'c>(&'c Control);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Has the root make its next generation; nobody waits for that.
+fn compact(cluster: &Cluster) -> Process {
+    let root = cluster.node("root");
+    let mut command = Command::new(binary("qsctl"));
+    command.args(["--server", &root.address("client"), "compact"]);
+    Process::start(&mut command, &cluster.path().join("compact.log"))
 }
 
 /// The mistake that it is for, and that it would be seen.
