@@ -34,9 +34,14 @@ const FEWEST_CUTS: usize = 25;
 /// After so many cuts a new database is begun.
 const CUTS_OF_ONE: usize = 8;
 /// Each takes a restart of the real program.
-const CUTS_OF_A_ROOT: usize = 20;
+const CUTS_OF_A_NODE: usize = 20;
 /// For a program to say something, or to notice that it has no disk.
 const SOON: Duration = Duration::from_secs(20);
+
+/// What somebody says.
+fn cuts_wanted() -> Option<usize> {
+    std::env::var("QS_POWER_CUTS").ok().map(|text| text.parse().unwrap())
+}
 
 /// A machine with one disk.
 struct Machine {
@@ -126,8 +131,7 @@ fn listen(writer: &mut Process) -> Receiver<Word> {
 #[test]
 fn cuts_of_a_real_file_system() {
     let Some(mut machine) = Machine::new() else { return };
-    let given = std::env::var("QS_POWER_CUTS").map(|text| text.parse().unwrap());
-    let (cuts, within) = given.map_or((CUTS, TIME), |cuts| (cuts, Duration::MAX));
+    let (cuts, within) = cuts_wanted().map_or((CUTS, TIME), |cuts| (cuts, Duration::MAX));
     // A snapshot that is further than any database that has just begun.
     let ahead = Workload::new(machine.seed, &["commit=60", "snapshot"], &[]);
     let snapshot = snapshot::list(ahead.path()).unwrap().pop().unwrap().0;
@@ -156,16 +160,37 @@ fn cuts_of_a_real_file_system() {
 }
 
 /// The same with the real programs: a root whose disk loses its power, while clients write to it, a
-/// leaf follows it, and now and then its database is compacted. What clients were promised is there;
-/// the leaf is never ahead of the root that comes back.
+/// relay and a leaf follow it, and now and then its database is compacted. What clients were promised
+/// is there; nobody is ever ahead of the root that comes back.
 #[test]
 fn a_root_loses_no_acknowledged_write() {
+    let Some(machine) = Machine::new() else { return };
+    power_cuts_of("root", machine, |cut, cluster| {
+        let root = cluster.node("root").status();
+        for follower in ["relay", "leaf"] {
+            let follower = cluster.node(follower).status();
+            assert!(follower.index <= root.index, "cut {cut}: {follower:?} is ahead of {root:?}");
+        }
+    });
+}
+
+/// A relay whose disk loses its power may come back behind its leaf. It says where it is, and both
+/// end where the root is.
+#[test]
+fn a_relay_comes_back_and_catches_up() {
+    let Some(machine) = Machine::new() else { return };
+    power_cuts_of("relay", machine, |_, _| {});
+}
+
+fn power_cuts_of(victim: &str, mut machine: Machine, look: impl Fn(usize, &Cluster)) {
     const WRITERS: usize = 2;
-    let Some(mut machine) = Machine::new() else { return };
+    let cuts = cuts_wanted().map_or(CUTS_OF_A_NODE, |cuts| cuts / 5);
     let mut cluster = Cluster::new();
-    let data = machine.disk.path().join("root");
-    cluster.root("root").set("data_dir", data.display()).set_literal("batch.window_ms", 0);
-    cluster.leaf("leaf", &["root"]);
+    let data = machine.disk.path().join(victim);
+    cluster.root("root").set_literal("batch.window_ms", 0);
+    cluster.relay("relay", &["root"]);
+    cluster.leaf("leaf", &["relay"]);
+    cluster.node_mut(victim).set("data_dir", data.display());
     cluster.start_all();
     let control = Control::default();
     let socket = cluster.node("root").socket("client");
@@ -182,8 +207,8 @@ fn a_root_loses_no_acknowledged_write() {
             .collect();
         // A failure below must not leave the writers running: the scope would wait for ever.
         let stop = StopOnDrop(control);
-        for cut in 0..CUTS_OF_A_ROOT {
-            let mut compaction = cut.is_multiple_of(2).then(|| compact(&cluster));
+        for cut in 0..cuts {
+            let mut compaction = cut.is_multiple_of(2).then(|| compact(&cluster, victim));
             let before = control.acknowledged.load(Ordering::Relaxed);
             let enough = before + machine.rng.random_range(1..1_000);
             eventually("writes are acknowledged", SOON, || {
@@ -194,20 +219,19 @@ fn a_root_loses_no_acknowledged_write() {
                 assert!(compaction.await_exit(SOON).success(), "{}", compaction.log_text());
             }
             machine.disk.cut_power();
-            cluster.node_mut("root").kill9();
+            cluster.node_mut(victim).kill9();
             drop(compaction);
             machine.disk.restore_power();
-            cluster.node_mut("root").start();
-            let (leaf, root) = (cluster.node("leaf").status(), cluster.node("root").status());
-            assert!(leaf.index <= root.index, "cut {cut}: leaf at {leaf:?}, root at {root:?}");
+            cluster.node_mut(victim).start();
+            look(cut, &cluster);
         }
         drop(stop);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
     let state = cluster.await_converged(Duration::from_secs(45));
-    let generation = cluster.node("root").status().json["generation"].as_u64().unwrap();
+    let generation = cluster.node(victim).status().json["generation"].as_u64().unwrap();
     println!("{} keys, index {}, generation {generation}", state.keys, state.index);
-    assert!(generation > CUTS_OF_A_ROOT as u64 / 4, "compactions that had ended are gone");
+    assert!(generation > cuts as u64 / 4, "compactions that had ended are gone");
     let verified = qsctl(&["--db", &data.display().to_string(), "verify"]);
     assert!(verified.status.success(), "{verified:?}");
     let dump = cluster.path().join("dump");
@@ -229,11 +253,11 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Has the root make its next generation; nobody waits for that.
-fn compact(cluster: &Cluster) -> Process {
-    let root = cluster.node("root");
+/// Has a node make its next generation; nobody waits for that.
+fn compact(cluster: &Cluster, node: &str) -> Process {
+    let node = cluster.node(node);
     let mut command = Command::new(binary("qsctl"));
-    command.args(["--server", &root.address("client"), "compact"]);
+    command.args(["--server", &node.address("client"), "compact"]);
     Process::start(&mut command, &cluster.path().join("compact.log"))
 }
 
