@@ -7,12 +7,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::statvfs::statvfs;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -176,9 +177,11 @@ fn plan(events: &[Event<'_>]) -> Plan {
     Plan { seed: *seed }
 }
 
-/// A directory in memory, if there is such a place: thousands of files come and go in it.
+/// A directory in memory, if there is such a place with room: thousands of files come and go in it.
 pub fn scratch() -> TempDir {
-    let memory = PathBuf::from("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    const ROOM_BYTES: u64 = 1 << 30;
+    let memory = Path::new("/dev/shm");
+    let room = statvfs(memory).map_or(0, |fs| fs.blocks_available() * fs.fragment_size());
+    let made = if room >= ROOM_BYTES { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a temporary directory can be made")
 }
