@@ -221,7 +221,7 @@ mod mistakes {
     fn names_that_are_not_synced() {
         let run = Run::of(&["commit=5", "rebuild", "commit=5"]);
         let trace = run.trace.without_syncs(str::is_empty);
-        run.is_caught(&trace, &["lost: ", "does not start"]);
+        run.is_caught(&trace, &["lost: ", "does not start", "cannot open it"]);
     }
 
     #[test]
@@ -229,5 +229,36 @@ mod mistakes {
         let run = Run::of(&["commit=5", "rebuild", "commit=5"]);
         let trace = run.trace.without_syncs(|name| name == "gen-000002.new");
         run.is_caught(&trace, &["data.mdb", "does not start", "cannot open it"]);
+    }
+    /// A process dies after `death`; the next one forgets to sync, at its start, what `forgotten` picks.
+    fn a_start_that_forgets(
+        steps: &[&str],
+        death: impl Fn(&[Event<'_>]) -> usize,
+        forgotten: impl Fn(&str) -> bool,
+    ) {
+        let seed = seeded_rng().random();
+        let whole = Run::with_seed(seed, steps, None);
+        let death = death(&whole.trace.events());
+        let mut run = Run::with_seed(seed, steps, Some(death));
+        run.and_then(&["commit=3"]);
+        let trace = run.trace.without_syncs_of_start(death, forgotten);
+        run.is_caught(&trace, &["lost: ", "does not start", "cannot open it"]);
+    }
+
+    #[test]
+    fn a_start_that_does_not_sync_the_commit_that_it_finds() {
+        let last_write = |events: &[Event<'_>]| {
+            events.iter().rposition(|e| matches!(e, Event::SyncRange { .. }))
+        };
+        let death = |events: &[Event<'_>]| last_write(events).unwrap();
+        a_start_that_forgets(&["commit=6"], death, |name| name.ends_with("data.mdb"));
+    }
+
+    #[test]
+    fn a_start_that_does_not_sync_the_name_that_it_finds() {
+        let current = Event::Rename { from: "CURRENT.new", to: "CURRENT" };
+        let death =
+            |events: &[Event<'_>]| events.iter().rposition(|event| *event == current).unwrap() + 1;
+        a_start_that_forgets(&["commit=3", "rebuild"], death, str::is_empty);
     }
 }

@@ -159,14 +159,28 @@ impl Trace {
     /// name `forgotten` picks.
     #[must_use]
     pub fn without_syncs(&self, forgotten: impl Fn(&str) -> bool) -> Trace {
+        self.without_syncs_in(0..self.records.len(), forgotten)
+    }
+
+    /// The same, where it has done so only after so many events, until it says its next word but one:
+    /// the first one of a program comes before it has done anything.
+    #[must_use]
+    pub fn without_syncs_of_start(&self, after: usize, forgotten: impl Fn(&str) -> bool) -> Trace {
+        let events = self.events();
+        let marks = (after..events.len()).filter(|&n| matches!(events[n], Event::Mark(_)));
+        let until = marks.into_iter().nth(1).expect("it says where it opens");
+        self.without_syncs_in(after..until, forgotten)
+    }
+
+    fn without_syncs_in(&self, when: Range<usize>, forgotten: impl Fn(&str) -> bool) -> Trace {
         let mut names: HashMap<u64, &str> = HashMap::new();
         let mut kept = Vec::new();
-        for (event, record) in self.events().into_iter().zip(&self.records) {
+        for (n, (event, record)) in self.events().into_iter().zip(&self.records).enumerate() {
             match event {
                 Event::Create { inode, name } | Event::MakeDirectory { inode, name } => {
                     names.insert(inode, name);
                 }
-                Event::Sync { inode } if forgotten(names[&inode]) => continue,
+                Event::Sync { inode } if when.contains(&n) && forgotten(names[&inode]) => continue,
                 _ => {}
             }
             kept.push(record.clone());
