@@ -285,5 +285,7 @@ fn nothing_is_left_mounted() {
 }
 
 fn is_mounted(path: &Path) -> bool {
-    std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&*path.display().to_string())
+    std::fs::read_to_string("/proc/thread-self/mounts")
+        .unwrap()
+        .contains(&*path.display().to_string())
 }

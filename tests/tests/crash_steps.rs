@@ -66,11 +66,12 @@ fn killed_everywhere_in(seed: u64, workload: &Workload) -> Vec<String> {
         let said = calls.iter().take_while(|other| *other != call);
         said.filter(|other| other.says()).count()
     };
-    // Calls of other threads are counted apart, and may be reached before.
+    // With several threads, which calls there are is different each time.
     let alone = !calls.iter().any(|call| call.name.starts_with("clone"));
     // The last one is the end itself.
     each(seed, workload, &calls[..calls.len() - 1], Fault::Kill, |call, ended| {
-        assert!(ended.was_killed(), "at {}: {} {}", call.text, ended.status, ended.complaint);
+        let Ended { status, complaint, .. } = ended;
+        assert!(ended.was_killed() || !alone, "at {}: {status} {complaint}", call.text);
         let said = (ended.words.len(), words(call));
         assert!(said.0 == said.1 || !alone, "killed before {} {}: {said:?}", call.nth, call.text);
     })

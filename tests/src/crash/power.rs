@@ -1,9 +1,15 @@
 //! A file system whose power can be cut: ext4 on a file, mounted through a loop device.
+//!
+//! It is mounted in a mount namespace of its own, that of the thread which makes it and of what that
+//! starts afterwards. A namespace that another program makes meanwhile, which is a copy of its own,
+//! would else have the mount too, and keep it when it is unmounted here. When the last process of the
+//! namespace ends, however it ends, nothing is left.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
@@ -22,7 +28,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes one and mounts it.
+    /// Makes one and mounts it, for this thread and what it starts from here on.
     ///
     /// # Errors
     /// Why that cannot be done on this machine.
@@ -30,6 +36,8 @@ impl Disk {
         if !geteuid().is_root() {
             return Err("only root may mount a file system".to_owned());
         }
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| format!("no mount namespace: {e}"))?;
+        done(Command::new("mount").args(["--make-rprivate", "/"]))?;
         let cut_power = compile("cut_power.c", &[]);
         let mut disk = Disk { place: scratch(), cut_power, mounted: false };
         let image = File::create(disk.image()).and_then(|file| file.set_len(DISK_BYTES));
