@@ -47,6 +47,9 @@ pub(crate) struct Followed {
     process: ProcessMark,
     /// The status page; none when there is no usable one.
     page: AtomicCell<Option<&'static StatusPage>>,
+    /// The last index when `live` was opened. After a power cut the page says less, until a
+    /// replicator starts.
+    opened_at: AtomicU64,
     /// Counts the environments that were followed: a lease of an older one is ended.
     epoch: AtomicU64,
     /// When the directory was last looked at, by the coarse clock.
@@ -59,11 +62,13 @@ impl Followed {
     /// Opens what is live in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let environment = open_live(dir)?;
+        let (_, index) = history_and_index(&environment)?;
         let followed = Followed {
             dir: dir.to_owned(),
             db_id: environment.db_id,
             process: ProcessMark::current(),
             page: AtomicCell::new(None),
+            opened_at: AtomicU64::new(index.get()),
             epoch: AtomicU64::new(0),
             looked_at_ms: AtomicU64::new(coarse_clock_ms()),
             live: Mutex::new(environment),
@@ -85,6 +90,13 @@ impl Followed {
     #[inline]
     pub(crate) fn page(&self) -> Option<&'static StatusPage> {
         self.page.load()
+    }
+
+    /// The last index that is visible, as far as the status page knows; none when there is no page.
+    #[inline]
+    pub(crate) fn index_by_page(&self) -> Option<Index> {
+        let opened_at = Index::new(self.opened_at.load(Ordering::Relaxed));
+        self.page().map(|page| page.index().max(opened_at))
     }
 
     /// Changes whenever another environment is read than before.
@@ -240,25 +252,24 @@ impl Followed {
             let (path, expected, found) = (self.dir.clone(), self.db_id, next.db_id);
             return Err(Error::WrongDatabase { path, expected, found });
         }
-        self.refuse_the_past(live, &next)?;
+        let index = self.refuse_the_past(live, &next)?;
         **live = next;
+        self.opened_at.store(index.get(), Ordering::Relaxed);
         self.forget_leases();
         Ok(true)
     }
 
-    /// A reader that has seen an index of a history sees nothing older of it.
-    fn refuse_the_past(&self, old: &Environment, new: &Environment) -> Result<()> {
-        let (Ok((old_history, old_index)), (new_history, new_index)) =
-            (history_and_index(old), history_and_index(new)?)
-        else {
-            // What was read cannot be read any more, so nothing says that this is older.
-            return Ok(());
-        };
-        if old_history == new_history && new_index < old_index {
-            let path = self.dir.join(new.generation.to_string());
-            return Err(Error::Behind { path, index: new_index, seen: old_index });
+    /// A reader that has seen an index of a history sees nothing older of it. The index of the new one.
+    fn refuse_the_past(&self, old: &Environment, new: &Environment) -> Result<Index> {
+        let (new_history, new_index) = history_and_index(new)?;
+        match history_and_index(old) {
+            Ok((old_history, old_index)) if old_history == new_history && new_index < old_index => {
+                let path = self.dir.join(new.generation.to_string());
+                Err(Error::Behind { path, index: new_index, seen: old_index })
+            }
+            // Or what was read cannot be read any more, so nothing says that this is older.
+            _ => Ok(new_index),
         }
-        Ok(())
     }
 
     fn forget_leases(&self) {

@@ -261,10 +261,10 @@ impl Reader {
     /// As [`get`](Self::get).
     #[inline]
     pub fn index(&self) -> Result<Index> {
-        match self.followed.page() {
-            Some(page) => {
+        match self.followed.index_by_page() {
+            Some(index) => {
                 self.followed.check_process()?;
-                Ok(page.index())
+                Ok(index)
             }
             None => self.index_in_lmdb(),
         }

@@ -248,7 +248,8 @@ fn another_generation_takes_the_place_of_the_live_one() {
 fn a_generation_of_another_past_or_behind_is_refused() {
     let db = Db::from([("a", "1"), ("b", "2")]).unwrap();
     let second = Generation::FIRST.next();
-    let of_db = Options { db_id: db.db_id(), ..options() };
+    let history = db.reader().status().unwrap().history;
+    let of_db = Options { db_id: db.db_id(), history, ..options() };
     let start = Position::genesis(db.db_id());
     let mut behind =
         Builder::beside(db.path(), second, start, NEW_DATABASE_FORMAT_VERSION, &of_db).unwrap();

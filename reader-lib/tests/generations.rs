@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use quicksilver::testing::Db;
 use quicksilver::{DbId, Error, HistoryId, Index, Position, Reader};
 use quicksilver_format::NEW_DATABASE_FORMAT_VERSION;
 use quicksilver_format::layout::Generation;
+use quicksilver_format::status::AT_INDEX;
 
 const THREADS: u64 = 16;
 const SWITCHES: u64 = 25;
@@ -223,6 +225,20 @@ fn a_stuck_page_and_a_page_with_nonsense_hold_nobody_up() {
         assert!(is("2")(reader.get(b"a")));
     }
     assert!(is("2")(Reader::open(dir).unwrap().get(b"a")));
+}
+
+/// Story: the power was cut. The page came back as it was some commits before, and no replicator runs
+/// yet; whoever was told a later index before the cut is told no earlier one now.
+#[test]
+fn a_page_that_trails_takes_nobody_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let end = plain_database(dir, &options(DbId::random(), HistoryId::random()), "1");
+    let file = fs::OpenOptions::new().write(true).open(dir.join("status")).unwrap();
+    file.write_all_at(&[0; 8], AT_INDEX as u64).unwrap();
+    let reader = Reader::open(dir).unwrap();
+    assert_eq!(reader.status().unwrap().page.unwrap().position.index, Index::ZERO);
+    assert_eq!(reader.index().unwrap(), end.index);
 }
 
 #[test]

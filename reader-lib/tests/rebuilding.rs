@@ -2,6 +2,7 @@
 //! and whenever, the copy is exactly the same in the end, and smaller.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -169,8 +170,17 @@ fn what_is_given_up_leaves_nothing() {
     let there = rebuild(&db.path(), &db.environment, next, &db.options, SLICE_BYTES, &mut |_| true)
         .unwrap_err();
     assert!(matches!(there, BuildError::Exists { .. }), "{there}");
+    // Also of what a crash cut short.
+    let halves =
+        ["CURRENT.new", "status.new", "gen-000007.new", "gen-000001.old"].map(str::to_owned);
+    for half in &halves {
+        let path = db.path().join(half);
+        let made = if half.starts_with("gen") { fs::create_dir(path) } else { fs::write(path, "") };
+        made.unwrap();
+    }
     directory::remove_others(&db.path(), db.environment.generation).unwrap();
-    assert!(!left(next.to_string()));
+    assert!(!left(next.to_string()) && !halves.into_iter().any(left));
+    assert!(left("CURRENT".to_owned()) && left("status".to_owned()));
     db.rebuild().finish().unwrap();
 }
 

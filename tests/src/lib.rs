@@ -8,6 +8,7 @@
 //! * [`small_disk`]: a node's data where there is little room.
 //! * [`load`]: a writer that remembers what it was promised.
 //! * [`machine`]: a machine of its own, with a real systemd.
+//! * [`crash`]: what is left of a database whose writer, power or disk went away.
 //! * [`witness`]: clients that notice every failure, every stall and every step back.
 //!
 //! Invariants:
@@ -17,6 +18,7 @@
 //!   directory behind and prints every node's state and the end of its log.
 
 pub mod cluster;
+pub mod crash;
 pub mod http;
 pub mod load;
 pub mod machine;

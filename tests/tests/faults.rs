@@ -173,11 +173,10 @@ fn the_roots_disk_fails(calls: &str, nth: u32) {
     let status = root.await_exit(SOON);
     assert_eq!(status.code(), Some(1), "{status}");
     root.await_log("storage failed", SOON);
-    assert_eq!(
-        reader.ask("text counter"),
-        format!("text {acknowledged}"),
-        "never more than is final"
-    );
+    // The root has ended, perhaps before it could pass on what it had just committed.
+    let at_the_leaf = reader.ask("text counter");
+    let at_the_leaf: u64 = at_the_leaf.strip_prefix("text ").unwrap().parse().unwrap();
+    assert!(at_the_leaf <= acknowledged, "{at_the_leaf}: never more than is final");
 
     // The one whose outcome is unknown may be there; nothing else.
     cluster.node_mut("root").wrap(Vec::<String>::new()).start();

@@ -45,7 +45,8 @@ fn fill(cluster: &mut Cluster, keys: u64) -> Result<()> {
     fs::create_dir_all(&dir)?;
     let role = RoleLock::take(&dir)?;
     let identity = file.manifest().identity;
-    let options = Options { db_id: identity.db_id, history: identity.history, ..Options::default() };
+    let options =
+        Options { db_id: identity.db_id, history: identity.history, ..Options::default() };
     restore(&file, &dir, Generation::FIRST, &options, &mut |_| true)?.ok_or("given up")?;
     build::switch_to(&dir, Generation::FIRST)?;
     drop(role);
@@ -165,7 +166,10 @@ fn main() -> Result<()> {
         ]);
         bars.push((what.to_owned(), at(0.5)));
     }
-    println!("A snapshot of {:.2} GB, {keys} keys with values of {VALUE_BYTES} bytes:\n", bytes / 1e9);
+    println!(
+        "A snapshot of {:.2} GB, {keys} keys with values of {VALUE_BYTES} bytes:\n",
+        bytes / 1e9
+    );
     table.print("");
     println!();
     let told = |what: &str, others: &[f64], target: f64| {

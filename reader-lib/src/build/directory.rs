@@ -58,8 +58,8 @@ pub fn remove_generation(dir: &Path, generation: Generation) -> Result<(), Error
     remove(&away)
 }
 
-/// Takes away every generation but the live one, and what a crash left of making or removing one.
-/// The caller is the writer of this database.
+/// Takes away every generation but the live one, and what a crash left of making or removing one, or
+/// of making another [`layout::CURRENT`] or status page. The caller is the writer of this database.
 pub fn remove_others(dir: &Path, live: Generation) -> Result<(), Error> {
     for entry in fs::read_dir(dir).map_err(io_error(dir))? {
         let name = entry.map_err(io_error(dir))?.file_name();
@@ -70,6 +70,10 @@ pub fn remove_others(dir: &Path, live: Generation) -> Result<(), Error> {
                 remove_generation(dir, generation)?;
             }
             Ok(_) if base != name => remove(&dir.join(name))?,
+            Err(_) if base != name && [layout::CURRENT, layout::STATUS].contains(&base) => {
+                let path = dir.join(name);
+                fs::remove_file(&path).map_err(io_error(&path))?;
+            }
             _ => {}
         }
     }

@@ -146,6 +146,9 @@ impl Store {
         // The rename of CURRENT that a crash came after may not be on disk yet, and what is committed
         // from here on is in the generation that it names.
         directory::sync(&dir)?;
+        // Nor may the end of the last commit, which a process that dies in the middle of it leaves to
+        // the kernel. It is there for whoever looks, and about to be told to everybody.
+        directory::sync(&environment.env.path().join("data.mdb"))?;
         // After a crash a read transaction can show the state before the last durable commit as
         // long as another process holds the environment open; a write transaction cannot.
         let txn = environment.env.write()?;

@@ -256,7 +256,10 @@ impl Worker {
         }
         while !self.desk.ending {
             if let Some((kind, asker)) = self.desk.next(TICK) {
-                self.job(kind, "asked for", Some(asker));
+                let job = self.begin(kind, "asked for");
+                // Whoever is told looks for it at once.
+                asker.tell(Ok(job));
+                self.work(kind);
             }
             self.old.look(&self.access.dir, self.desk.settings.old_generation_patience);
             self.desk.view.lock().old_generations = self.old.status();
@@ -274,7 +277,8 @@ impl Worker {
             match Pages::of(&(self.access.live)()) {
                 Ok(pages) => {
                     if let Some(reason) = pages.compaction_due(&self.desk.settings) {
-                        self.job(JobKind::Compaction, &reason, None);
+                        self.begin(JobKind::Compaction, &reason);
+                        self.work(JobKind::Compaction);
                         self.compact_after = Instant::now() + PAUSE_AFTER_FAILURE;
                         return;
                     }
@@ -286,24 +290,28 @@ impl Worker {
             (_, None) => None,
             (None, Some(interval)) => Some(now + interval.min(FIRST_VERIFICATION)),
             (Some(at), Some(interval)) if now >= at => {
-                self.job(JobKind::Verification, "it is time", None);
+                self.begin(JobKind::Verification, "it is time");
+                self.work(JobKind::Verification);
                 Some(Instant::now() + interval)
             }
             (later, Some(_)) => later,
         };
     }
 
-    fn job(&mut self, kind: JobKind, reason: &str, asker: Option<Asker<StartAnswer>>) {
+    /// Begins a job, which everybody can see from here on.
+    fn begin(&mut self, kind: JobKind, reason: &str) -> u64 {
         self.jobs += 1;
-        let (job, began) = (self.jobs, Instant::now());
+        let job = self.jobs;
         tracing::info!(job, kind = kind.name(), reason, "begun");
-        self.desk.running = Some((job, kind, began));
+        self.desk.running = Some((job, kind, Instant::now()));
         self.desk.view.lock().running =
             Some(JobStatus { job, kind, reason: reason.to_owned(), ..JobStatus::default() });
-        if let Some(asker) = asker {
-            // Who is told looks for it at once.
-            asker.tell(Ok(job));
-        }
+        job
+    }
+
+    /// Does the job that was begun.
+    fn work(&mut self, kind: JobKind) {
+        let (job, began) = (self.jobs, Instant::now());
         let ended = match kind {
             JobKind::Compaction => self.compact(),
             JobKind::Snapshot => self.snapshot(),
