@@ -42,6 +42,15 @@ fn fill(client: &mut Client, keys: u32, bytes: usize) {
     (0..keys).for_each(|_| assert!(client.reply().unwrap().is_ok()));
 }
 
+/// So that a failure does not wait for threads that wait for the end.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn generations(node: &Node) -> Vec<String> {
     let names = std::fs::read_dir(node.data_dir()).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -63,9 +72,10 @@ fn a_tree_is_compacted_under_load() {
     cluster.root("root").set_literal("batch.window_ms", 5).set_literal("retention.bytes", 2 * MIB);
     cluster.leaf("leaf", &["root"]).set_literal("retention.bytes", 2 * MIB);
     cluster.start_all();
-    // Before the log goes on without it.
-    cluster.await_converged(SOON);
     let mut client = cluster.node("root").client();
+    // The leaf follows before the log goes on without it.
+    assert!(client.call(&["SET", "first", "1"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
     fill(&mut client, 3000, 4000);
     for n in 0..2900 {
         client.send(&["DEL", &format!("key/{n}")]).unwrap();
@@ -76,6 +86,7 @@ fn a_tree_is_compacted_under_load() {
     let mut readers = ["root", "leaf"].map(|name| cluster.node(name).reader());
     readers.iter_mut().for_each(|reader| reader.send("group twin/ 2"));
     thread::scope(|scope| {
+        let _end = EndOnDrop(&ended);
         let writer = scope.spawn(|| {
             let mut client = cluster.node("root").client();
             let mut n = 0;

@@ -190,7 +190,14 @@ impl SnapshotStore for Snapshots {
             loop {
                 let status = maintenance.status();
                 match status.last.get(&JobKind::Bootstrap).filter(|last| last.job == job) {
-                    Some(last) if last.ok => return Ok(()),
+                    Some(last) if last.ok => {
+                        // What it became is on disk; others are served from the file.
+                        let synced = tokio::task::spawn_blocking(move || file.sync()).await;
+                        if let Ok(Err(error)) = synced {
+                            tracing::warn!(%error, "the snapshot may not survive a power cut");
+                        }
+                        return Ok(());
+                    }
                     Some(last) => {
                         // Whatever is wrong with it, it is not tried again.
                         let _ = std::fs::remove_file(file.path());
@@ -251,7 +258,13 @@ impl ServedSnapshot for Served {
 
     fn block(&self, number: u32) -> Result<Bytes, ReadFailure> {
         let mut buffer = Vec::new();
-        self.0.block(number as usize, &mut buffer).map_err(failure)?;
-        Ok(buffer.into())
+        match self.0.block(number as usize, &mut buffer) {
+            Ok(()) => Ok(buffer.into()),
+            Err(e) => {
+                // Nobody can use it: the next one who asks has another one made.
+                let _ = std::fs::remove_file(self.0.path());
+                Err(failure(e))
+            }
+        }
     }
 }

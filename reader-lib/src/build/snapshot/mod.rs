@@ -5,7 +5,7 @@
 //! [`quicksilver_format::manifest`].
 //!
 //! Invariants:
-//! * a file has its name only when it is whole, checked and on disk;
+//! * a file that is made here has its name only when it is whole, checked and on disk;
 //! * nothing of a block is used before its hash was compared.
 
 mod check;
@@ -122,6 +122,14 @@ impl SnapshotFile {
             return Err(self.damaged(problem));
         }
         Ok(())
+    }
+
+    /// Makes it durable, for a file that was put together from parts.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.file.sync_all().map_err(io_error(&self.path))?)
     }
 
     fn damaged(&self, problem: String) -> BuildError {

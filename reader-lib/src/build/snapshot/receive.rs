@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! * what counts as here after a restart was compared with the manifest then;
-//! * a file has its name only when every block is here and on disk.
+//! * a file has its name only when every block is here. It is on disk after [`SnapshotFile::sync`]; a
+//!   crash before that may tear it, which whoever reads the block finds out by its hash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -144,7 +145,7 @@ impl Receiving {
         Ok(())
     }
 
-    /// Makes it a snapshot file, once every block is here.
+    /// Makes it a snapshot file, once every block is here; to be [synced](SnapshotFile::sync).
     ///
     /// # Errors
     /// Blocks that are missing, or what the system says.
@@ -158,8 +159,7 @@ impl Receiving {
         let encoded = self.manifest.encode();
         let end = |file: &mut File| {
             file.write_all(&encoded)?;
-            file.write_all(&encode_trailer(encoded.len()))?;
-            file.sync_all()
+            file.write_all(&encode_trailer(encoded.len()))
         };
         end(&mut self.blocks).map_err(io_error(&path))?;
         let named = self.dir.join(name(&self.manifest, self.identity));

@@ -70,6 +70,11 @@ where
             // Whoever has said nothing yet is told so below.
             _ = shutdown.wait_for(|down| *down) => Ok(Ok(None)),
         };
+        if first.is_err() {
+            let end = SourceEnd::HandshakeTimeout(context.deadlines.handshake_ms);
+            report(&name, &peer, None, &end);
+            return end;
+        }
         if matches!(first, Ok(Ok(Some(kind))) if kind == Kind::Fetch as u8) {
             // It follows nobody yet; transfers have a bound of their own.
             drop(registration);
