@@ -420,6 +420,35 @@ fn what_is_due_is_done() {
     node.stop();
 }
 
+/// Story: a large database is verified for hours, and somebody wants a snapshot. The verification
+/// makes way, and comes again.
+#[test]
+fn a_verification_makes_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), Settings::default(), Retention::UNLIMITED);
+    let pairs: Vec<_> = (0..60_000).map(|n| (key(n), Some(noise(n.into(), 800)))).collect();
+    pairs.chunks(1000).for_each(|pairs| {
+        node.write(pairs);
+    });
+    node.settle();
+    let hours = Settings {
+        map_bytes: 1 << 30,
+        max_readers: 126,
+        verify_interval: Some(Duration::from_millis(1)),
+        verify_bytes_per_second: 1 << 20,
+        ..Settings::default()
+    };
+    node.maintenance.take_over(hours);
+    let running = wait_for(|| node.maintenance.status().running);
+    assert_eq!((running.kind, running.reason.as_str()), (JobKind::Verification, "it is time"));
+    let job = node.begin(JobKind::Snapshot).unwrap();
+    let outcome = node.outcome(JobKind::Snapshot, job);
+    assert!(outcome.ok, "{}", outcome.message);
+    let status = node.maintenance.status();
+    assert!(!status.last.contains_key(&JobKind::Verification), "it has not ended");
+    node.stop();
+}
+
 /// Story: a byte rots. The verification says so, a compaction refuses to hide it, and what verifies
 /// is still read.
 #[test]

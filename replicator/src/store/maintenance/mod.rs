@@ -147,7 +147,14 @@ impl Maintenance {
         let view = View::default();
         let mut worker = Worker {
             access,
-            desk: Desk { settings, received, view: view.clone(), running: None, ending: false },
+            desk: Desk {
+                settings,
+                received,
+                view: view.clone(),
+                running: None,
+                waiting: None,
+                ending: false,
+            },
             old: OldGenerations::default(),
             jobs: 0,
             looked: Instant::now(),
@@ -209,6 +216,8 @@ enum JobError {
     Read(#[from] quicksilver::Error),
     #[error(transparent)]
     Switch(#[from] SwitchRefusal),
+    #[error("it was put off for something else")]
+    PutOff,
     #[error("there is no snapshot to make a generation of; it is fetched again")]
     NoSnapshot,
     #[error("the writer has ended, or applies nothing more; /status says why")]
@@ -229,8 +238,20 @@ struct Desk {
     settings: Settings,
     received: Receiver<Request>,
     view: View,
-    running: Option<(u64, JobKind, Instant)>,
+    running: Option<Running>,
+    /// Who a verification made way for.
+    waiting: Option<(JobKind, Asker<StartAnswer>)>,
     ending: bool,
+}
+
+/// The job that runs.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    job: u64,
+    kind: JobKind,
+    began: Instant,
+    /// A verification that began by itself makes way for everything else: it may take hours.
+    makes_way: bool,
 }
 
 /// The thread.
@@ -256,7 +277,7 @@ impl Worker {
         }
         while !self.desk.ending {
             if let Some((kind, asker)) = self.desk.next(TICK) {
-                let job = self.begin(kind, "asked for");
+                let job = self.begin(kind, "asked for", false);
                 // Whoever is told looks for it at once.
                 asker.tell(Ok(job));
                 self.work(kind);
@@ -277,7 +298,7 @@ impl Worker {
             match Pages::of(&(self.access.live)()) {
                 Ok(pages) => {
                     if let Some(reason) = pages.compaction_due(&self.desk.settings) {
-                        self.begin(JobKind::Compaction, &reason);
+                        self.begin(JobKind::Compaction, &reason, false);
                         self.work(JobKind::Compaction);
                         self.compact_after = Instant::now() + PAUSE_AFTER_FAILURE;
                         return;
@@ -290,27 +311,27 @@ impl Worker {
             (_, None) => None,
             (None, Some(interval)) => Some(now + interval.min(FIRST_VERIFICATION)),
             (Some(at), Some(interval)) if now >= at => {
-                self.begin(JobKind::Verification, "it is time");
-                self.work(JobKind::Verification);
-                Some(Instant::now() + interval)
+                self.begin(JobKind::Verification, "it is time", true);
+                let put_off = self.work(JobKind::Verification);
+                Some(Instant::now() + if put_off { PAUSE_AFTER_FAILURE } else { interval })
             }
             (later, Some(_)) => later,
         };
     }
 
     /// Begins a job, which everybody can see from here on.
-    fn begin(&mut self, kind: JobKind, reason: &str) -> u64 {
+    fn begin(&mut self, kind: JobKind, reason: &str, makes_way: bool) -> u64 {
         self.jobs += 1;
         let job = self.jobs;
         tracing::info!(job, kind = kind.name(), reason, "begun");
-        self.desk.running = Some((job, kind, Instant::now()));
+        self.desk.running = Some(Running { job, kind, began: Instant::now(), makes_way });
         self.desk.view.lock().running =
             Some(JobStatus { job, kind, reason: reason.to_owned(), ..JobStatus::default() });
         job
     }
 
-    /// Does the job that was begun.
-    fn work(&mut self, kind: JobKind) {
+    /// Does the job that was begun. True when it made way for another one, and is to come again.
+    fn work(&mut self, kind: JobKind) -> bool {
         let (job, began) = (self.jobs, Instant::now());
         let ended = match kind {
             JobKind::Compaction => self.compact(),
@@ -320,6 +341,11 @@ impl Worker {
             JobKind::Bootstrap => self.bootstrap(),
         };
         self.desk.running = None;
+        if matches!(ended, Err(JobError::PutOff)) {
+            self.desk.view.lock().running = None;
+            tracing::info!(job, kind = kind.name(), "put off");
+            return true;
+        }
         let seconds = began.elapsed().as_secs_f64();
         let ok = ended.as_ref().is_ok_and(|done| done.problems == 0);
         let done =
@@ -335,12 +361,17 @@ impl Worker {
         view.running = None;
         let outcome = JobOutcome { job, ok, message, seconds, ended, snapshot, problems };
         view.last.insert(kind, outcome);
+        false
     }
 }
 
 impl Desk {
     /// The next job that is asked for, if one is within this time.
     fn next(&mut self, wait: Duration) -> Option<(JobKind, Asker<StartAnswer>)> {
+        self.waiting.take().or_else(|| self.receive(wait))
+    }
+
+    fn receive(&mut self, wait: Duration) -> Option<(JobKind, Asker<StartAnswer>)> {
         match self.received.recv_timeout(wait) {
             Ok(Request::Start(kind, asker)) => Some((kind, asker)),
             Ok(Request::Use(settings)) => {
@@ -359,7 +390,8 @@ impl Desk {
     /// the job is to be given up.
     fn goes_on(&mut self, done_bytes: u64, total_bytes: u64, pause: Duration) -> bool {
         let until = Instant::now() + pause;
-        if let (Some(status), Some((.., began))) = (&mut self.view.lock().running, self.running) {
+        let Some(Running { job, kind, began, makes_way }) = self.running else { return false };
+        if let Some(status) = &mut self.view.lock().running {
             let seconds = began.elapsed().as_secs_f64();
             status.done_bytes = done_bytes;
             status.total_bytes = total_bytes.max(done_bytes);
@@ -370,11 +402,14 @@ impl Desk {
         }
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if let Some((_, asker)) = self.next(left) {
-                let (job, kind, _) = self.running.unwrap_or((0, JobKind::default(), until));
-                asker.tell(Err(NotStarted::Busy { job, kind }));
+            match self.receive(left) {
+                Some((wanted, asker)) if makes_way && wanted != kind && self.waiting.is_none() => {
+                    self.waiting = Some((wanted, asker));
+                }
+                Some((_, asker)) => asker.tell(Err(NotStarted::Busy { job, kind })),
+                None => {}
             }
-            if self.ending {
+            if self.ending || self.waiting.is_some() {
                 return false;
             }
             if Instant::now() >= until {
