@@ -57,8 +57,9 @@ fn fill(cluster: &mut Cluster, keys: u64) -> Result<()> {
     Ok(())
 }
 
-/// From the start of an empty relay's process until it has what the root has.
-fn bootstrap(cluster: &mut Cluster, name: &str) -> Result<Duration> {
+/// From the start of an empty relay's process until it has what the root has, and how much of that
+/// was making a generation of the file.
+fn bootstrap(cluster: &mut Cluster, name: &str) -> Result<(Duration, Duration)> {
     let wanted = cluster.node("root").status();
     let db_id = wanted.json["db_id"].as_str().unwrap_or_default().to_owned();
     cluster.leaf(name, &["root"]).set("db_id", db_id);
@@ -68,9 +69,15 @@ fn bootstrap(cluster: &mut Cluster, name: &str) -> Result<Duration> {
     let has_it = || node.try_status().filter(|status| status.same_data(&wanted));
     poll(SOON, has_it).ok_or("the relay does not get its copy")?;
     let took = began.elapsed();
+    let node = cluster.node(name);
+    let restored = poll(SOON, || {
+        let last = node.try_status()?.json["maintenance"]["last"]["bootstrap"].clone();
+        last["seconds"].as_f64()
+    });
+    let restoring = Duration::from_secs_f64(restored.ok_or("the relay restored nothing")?);
     cluster.node_mut(name).term();
     fs::remove_dir_all(cluster.node(name).data_dir())?;
-    Ok(took)
+    Ok((took, restoring))
 }
 
 fn snapshot_of(node: &Node) -> Result<std::path::PathBuf> {
@@ -138,10 +145,13 @@ fn main() -> Result<()> {
     if let Err(e) = &master {
         println!("({} is left out: {e})\n", redis::PROGRAM);
     }
-    let (mut ours, mut copies, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut restores) = (Vec::new(), Vec::new());
+    let (mut copies, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let rate = |took: Duration| bytes / took.as_secs_f64() / 1e6;
-        ours.push(rate(bootstrap(&mut cluster, &format!("relay-{round}"))?));
+        let (took, restoring) = bootstrap(&mut cluster, &format!("relay-{round}"))?;
+        ours.push(rate(took));
+        restores.push(rate(restoring));
         copies.push(rate(copy(&cluster)?));
         if let Ok(master) = &master {
             theirs.push(rate(full_resynchronisation(master, keys)?));
@@ -151,6 +161,7 @@ fn main() -> Result<()> {
     let mut bars = Vec::new();
     for (what, rates) in [
         ("Quicksilver: an empty relay until it serves", &ours),
+        ("of it: a generation is made of the file", &restores),
         ("cp of the snapshot, and sync", &copies),
         ("Redis: REPLICAOF until the replica has it", &theirs),
     ] {

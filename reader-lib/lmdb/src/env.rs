@@ -43,6 +43,10 @@ pub struct EnvOptions {
     pub open_lock: Option<PathBuf>,
     /// Permissions of files that are created.
     pub file_mode: u32,
+    /// Whether a commit returns only when it is on disk. Without it, a crash may damage the whole
+    /// environment until [`Env::sync`] has returned: only for one that nobody else has open, and that
+    /// is thrown away after a crash.
+    pub durable_commits: bool,
 }
 
 impl Default for EnvOptions {
@@ -53,6 +57,7 @@ impl Default for EnvOptions {
             max_buckets: 16,
             open_lock: None,
             file_mode: 0o640,
+            durable_commits: true,
         }
     }
 }
@@ -192,6 +197,15 @@ impl Env {
     /// [`LmdbError::ReadOnly`], [`LmdbError::WriterActive`] or what LMDB says.
     pub fn write(&self) -> Result<WriteTxn<'_>, LmdbError> {
         WriteTxn::begin(self.handle())
+    }
+
+    /// Makes everything that was committed before durable. Any thread may call it, beside one that
+    /// writes.
+    ///
+    /// # Errors
+    /// What LMDB says.
+    pub fn sync(&self) -> Result<(), LmdbError> {
+        self.handle().sync()
     }
 
     /// Frees the slots of readers that died and returns how many there were.

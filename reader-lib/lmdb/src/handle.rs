@@ -21,10 +21,11 @@ use crate::env::EnvOptions;
 use crate::error::Place;
 use crate::fork::ProcessMark;
 use crate::sys::{
-    MDB_NOTLS, MDB_PROBLEM, MDB_RDONLY, MDB_READERS_FULL, MDB_SUCCESS, MDB_env, MDB_envinfo,
-    MDB_stat, MDB_txn, mdb_env_close, mdb_env_create, mdb_env_get_fd, mdb_env_info, mdb_env_open,
-    mdb_env_set_mapsize, mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat,
-    mdb_reader_check, mdb_txn_abort, mdb_txn_begin, mdb_txn_id, mdb_txn_renew, mdb_txn_reset,
+    MDB_NOSYNC, MDB_NOTLS, MDB_PROBLEM, MDB_RDONLY, MDB_READERS_FULL, MDB_SUCCESS, MDB_env,
+    MDB_envinfo, MDB_stat, MDB_txn, mdb_env_close, mdb_env_create, mdb_env_get_fd, mdb_env_info,
+    mdb_env_open, mdb_env_set_mapsize, mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat,
+    mdb_env_sync, mdb_reader_check, mdb_txn_abort, mdb_txn_begin, mdb_txn_id, mdb_txn_renew,
+    mdb_txn_reset,
 };
 use crate::{Bucket, LmdbError, reader_table};
 
@@ -86,7 +87,8 @@ impl Handle {
         };
         let access = if mode == Mode::Reader { MDB_RDONLY } else { 0 };
         // Read-ahead stays on: the data is meant to fit in memory, and a cold start warms faster.
-        let flags = MDB_NOTLS | access;
+        let when_to_sync = if options.durable_commits { 0 } else { MDB_NOSYNC };
+        let flags = MDB_NOTLS | access | when_to_sync;
         let ptr = env.as_ptr();
         let opened = (|| {
             // SAFETY: `env` was created above and is not open yet, as the three setters demand.
@@ -117,6 +119,16 @@ impl Handle {
         });
         handle.keep_from_programs();
         Ok(handle)
+    }
+
+    /// Makes everything that was committed before durable.
+    pub(crate) fn sync(&self) -> Result<(), LmdbError> {
+        const FORCE: i32 = 1;
+        let doing = "syncing the environment";
+        self.check_fork(doing)?;
+        // SAFETY: the environment is open; the call may be made from any thread.
+        let code = unsafe { mdb_env_sync(self.env.as_ptr(), FORCE) };
+        if code == MDB_SUCCESS { Ok(()) } else { Err(self.fail(code, doing)) }
     }
 
     /// Whether the file system has no room for even a small commit.

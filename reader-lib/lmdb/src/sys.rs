@@ -3,7 +3,7 @@
 //! Invariant: no other module names `lmdb_sys`, and there is no glob here, so this page is the
 //! complete C surface that the `SAFETY:` comments elsewhere have to argue about.
 
-pub(crate) use lmdb_sys::{MDB_APPEND, MDB_CREATE, MDB_NOTLS, MDB_RDONLY};
+pub(crate) use lmdb_sys::{MDB_APPEND, MDB_CREATE, MDB_NOSYNC, MDB_NOTLS, MDB_RDONLY};
 pub(crate) use lmdb_sys::{
     MDB_BAD_DBI, MDB_BAD_RSLOT, MDB_BAD_TXN, MDB_BAD_VALSIZE, MDB_CORRUPTED, MDB_CURSOR_FULL,
     MDB_DBS_FULL, MDB_INCOMPATIBLE, MDB_INVALID, MDB_KEYEXIST, MDB_MAP_FULL, MDB_MAP_RESIZED,
@@ -23,8 +23,8 @@ pub(crate) use lmdb_sys::{
 pub(crate) use lmdb_sys::{mdb_dbi_open, mdb_del, mdb_drop, mdb_get, mdb_put, mdb_stat};
 pub(crate) use lmdb_sys::{
     mdb_env_close, mdb_env_create, mdb_env_get_fd, mdb_env_info, mdb_env_open, mdb_env_set_mapsize,
-    mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat, mdb_reader_check, mdb_reader_list,
-    mdb_version,
+    mdb_env_set_maxdbs, mdb_env_set_maxreaders, mdb_env_stat, mdb_env_sync, mdb_reader_check,
+    mdb_reader_list, mdb_version,
 };
 pub(crate) use lmdb_sys::{
     mdb_txn_abort, mdb_txn_begin, mdb_txn_commit, mdb_txn_id, mdb_txn_renew, mdb_txn_reset,

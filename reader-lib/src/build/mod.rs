@@ -197,6 +197,8 @@ impl Builder {
                 map_bytes: options.map_bytes,
                 max_readers: options.max_readers,
                 open_lock: Some(dir.join(layout::OPEN_LOCK)),
+                // Nobody else has it before it is finished, and a crash before that throws it away.
+                durable_commits: false,
                 ..EnvOptions::default()
             },
         )?;
@@ -307,8 +309,9 @@ impl Unfinished {
         Ok(Unfinished { path })
     }
 
-    /// Gives it its name, and makes what is in it durable.
+    /// Gives it its name, and makes what is in it durable before that. It is closed.
     fn finish(self, name: &Path) -> Result<()> {
+        directory::sync(&self.path.join("data.mdb"))?;
         directory::sync(&self.path)?;
         fs::rename(&self.path, name).map_err(directory::io_error(name))?;
         // There is nothing under the old name any more.

@@ -101,6 +101,7 @@ impl Rebuilt {
         let state = apply::apply(&self.target, &mut txn, self.state, batches)?;
         state.write(self.target.meta, &mut txn)?;
         txn.commit()?;
+        self.target.env.sync()?;
         self.state = state;
         Ok(true)
     }
@@ -164,6 +165,11 @@ impl Sink for Copy<'_> {
     }
 
     fn end_slice(&mut self) -> Result<()> {
-        Ok(self.write.take().map_or(Ok(()), WriteTxn::commit)?)
+        if let Some(write) = self.write.take() {
+            write.commit()?;
+            // Evenly, so that little is left for the moment at which the writer waits for it.
+            self.target.env.sync()?;
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use quicksilver_format::layout::{BUCKET_DATA, BUCKET_LOG, Generation};
 use quicksilver_format::manifest::{Pairs, Section};
@@ -66,7 +68,22 @@ pub fn restore(
         seen: total,
         state: State { log, applied: empty },
     };
-    if !load.run()? {
+    // The disk writes the last commit while the next one is made.
+    let loaded = thread::scope(|scope| {
+        let (commits, committed) = sync_channel::<()>(1);
+        let env = &target.env;
+        let syncing = scope.spawn(move || committed.iter().try_for_each(|()| env.sync()));
+        let loaded = load.run(&commits);
+        drop(commits);
+        let synced = match syncing.join() {
+            Ok(synced) => synced,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        let loaded = loaded?;
+        synced?;
+        Ok::<_, BuildError>(loaded)
+    })?;
+    if !loaded {
         return Ok(None);
     }
     let state = load.state;
@@ -95,15 +112,15 @@ struct Load<'a> {
 
 impl Load<'_> {
     /// False when it is to be given up.
-    fn run(&mut self) -> Result<bool> {
+    fn run(&mut self, commits: &SyncSender<()>) -> Result<bool> {
         let sections: Vec<Section> =
             self.snapshot.manifest.blocks().map(|(section, _)| section).collect();
         let pairs = sections.iter().filter(|section| **section != Section::Log).count();
-        Ok(self.pairs(&sections[..pairs])? && self.log(pairs..sections.len())?)
+        Ok(self.pairs(&sections[..pairs], commits)? && self.log(pairs..sections.len())?)
     }
 
     /// Cells and chunks, as they are.
-    fn pairs(&mut self, sections: &[Section]) -> Result<bool> {
+    fn pairs(&mut self, sections: &[Section], commits: &SyncSender<()>) -> Result<bool> {
         let target = self.target;
         let mut buffer = Vec::new();
         let mut write = target.env.write()?;
@@ -124,6 +141,8 @@ impl Load<'_> {
             uncommitted += buffer.len();
             if uncommitted >= COMMIT_BYTES {
                 write.commit()?;
+                // A sync that failed has ended the other thread, and is told in the end.
+                let _ = commits.send(());
                 if !self.goes_on(std::mem::take(&mut uncommitted)) {
                     return Ok(false);
                 }
