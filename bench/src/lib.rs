@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connection;
 pub mod dataset;
 pub mod disk;
+pub mod engine;
 pub mod histogram;
 pub mod loader;
 pub mod peer;

@@ -4,9 +4,13 @@
 use std::path::Path;
 
 use quicksilver_format::{Batch, BatchBuilder, DbId, Entry, HistoryId, Position};
-use quicksilver_replicator::store::{Retention, Sizes, Store, wall_clock_us};
+use quicksilver_replicator::store::{Committed, Retention, Sizes, Store, wall_clock_us};
 
 use crate::Result;
+use crate::dataset::{self, KEY_BYTES, Pool, Rng};
+
+/// Bytes of values of one commit while a database is filled.
+const FILL_BYTES: usize = 8 << 20;
 
 /// Address space only.
 pub const MAP_BYTES: usize = 32 << 30;
@@ -38,4 +42,33 @@ pub fn seal<'a>(end: Position, entries: impl IntoIterator<Item = Entry<'a>>) -> 
         builder.push(entry);
     }
     builder.seal(wall_clock_us()).ok_or_else(|| "a batch without entries".into())
+}
+
+/// The keys 0 to `keys` in key order.
+pub fn sorted_keys(keys: u64) -> Vec<[u8; KEY_BYTES]> {
+    let mut sorted: Vec<_> = (0..keys).map(dataset::key).collect();
+    sorted.sort_unstable();
+    sorted
+}
+
+/// Gives `commit` all the keys 0 to `keys` in key order, with values from `pool`, a few megabytes at a
+/// time.
+pub fn fill(
+    keys: u64,
+    value_bytes: usize,
+    pool: &Pool,
+    mut commit: impl FnMut(&[Entry<'_>]) -> Result<()>,
+) -> Result<()> {
+    let mut rng = Rng::new(0);
+    for keys in sorted_keys(keys).chunks(FILL_BYTES / value_bytes) {
+        let entries = keys.iter().map(|key| Entry::set(key, pool.cut(value_bytes, &mut rng)));
+        commit(&entries.collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+/// Writes one batch and says how the commit went.
+pub fn commit(store: &mut Store, entries: &[Entry<'_>]) -> Result<Committed> {
+    let batch = seal(store.end(), entries.iter().copied())?;
+    Ok(store.apply(&[batch])?)
 }

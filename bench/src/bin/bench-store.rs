@@ -31,8 +31,6 @@ use quicksilver_replicator::store::Store;
 const TARGET: f64 = 0.5;
 /// Log that is kept: so little that every round collects some.
 const LOG_BYTES: u64 = 64 << 20;
-/// Pairs of one commit while a database is filled.
-const LOAD_AT_ONCE: usize = 50_000;
 /// As in `store/peer.c`.
 const POOL_SEED: u64 = 1;
 
@@ -88,13 +86,9 @@ impl Ours {
     fn create(dir: &Path, keys: u64) -> Result<Self> {
         let pool = Pool::new(VALUE_BYTES, POOL_SEED);
         let mut store = replica::open(dir, LOG_BYTES)?;
-        let mut rng = Rng::new(0);
-        let mut all: Vec<_> = (0..keys).map(dataset::key).collect();
-        all.sort_unstable();
-        for keys in all.chunks(LOAD_AT_ONCE) {
-            let entries = keys.iter().map(|key| Entry::set(key, pool.cut(VALUE_BYTES, &mut rng)));
-            store.apply(&[replica::seal(store.end(), entries)?])?;
-        }
+        replica::fill(keys, VALUE_BYTES, &pool, |entries| {
+            replica::commit(&mut store, entries).map(|_| ())
+        })?;
         Ok(Ours { store, keys, pool, disk: WriteCounter::of(dir)? })
     }
 

@@ -11,18 +11,17 @@
 //! which both are written at the same bounded rate: how far a file grows meanwhile is the question.
 
 mod churn;
-mod engines;
 mod side;
 
 use std::path::Path;
 use std::time::Duration;
 
 use quicksilver_bench::disk::scratch;
+use quicksilver_bench::engine::{Plain, Quicksilver};
 use quicksilver_bench::plot::{self, Panel, Timeline, bytes, nanoseconds};
 use quicksilver_bench::stats::Table;
 use quicksilver_bench::{Result, flag, option, peer};
 
-use engines::{Plain, Quicksilver};
 use side::{Sample, Seen, Side, Slice};
 
 /// p99 of the last minute, as a multiple of the first minute's.
@@ -203,7 +202,7 @@ fn report_targets(side: &Side, seen: &Seen, settings: Settings) {
 
 /// Commit times and file sizes, over each side's own seconds.
 fn draw(workload: Workload, sides: &[Side; 2], seen: &[Seen; 2], settings: Settings) -> Result<()> {
-    const POINTS: f64 = 60.0;
+    const POINTS: f64 = 24.0;
     let step = settings.seconds / POINTS;
     let over_time = |seen: &Seen, q: f64, of: fn(&Sample) -> f64| -> Vec<(f64, f64)> {
         let steps = (0..(seen.seconds() / step) as u32).map(|n| f64::from(n) * step);

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use quicksilver_bench::Result;
 use quicksilver_bench::clock::Pace;
 use quicksilver_bench::disk::WriteCounter;
+use quicksilver_bench::engine::Engine;
 use quicksilver_bench::stats::quantile;
 use quicksilver_format::Entry;
 
 use crate::churn::Churn;
-use crate::engines::Engine;
 
 /// How often the size of the file is noted.
 const SIZE_INTERVAL_SECONDS: f64 = 0.5;

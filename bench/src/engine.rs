@@ -1,4 +1,5 @@
-//! The two sides: a replicator's store, and plain LMDB that gets whole values and whole log records.
+//! The two sides of everything about storage: a replicator's store, and plain LMDB that gets whole
+//! values and whole log records.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -9,29 +10,30 @@ use std::time::{Duration, Instant};
 
 use quicksilver::build::rebuild::SLICE_BYTES;
 use quicksilver::build::snapshot;
-use quicksilver_bench::clock::Pace;
-use quicksilver_bench::{Result, replica};
 use quicksilver_format::{Entry, Op};
 use quicksilver_lmdb::{Bucket, Env, EnvOptions, Transaction};
 use quicksilver_replicator::store::Store;
+
+use crate::clock::Pace;
+use crate::{Result, replica};
 
 /// How fast a snapshot is written: what `compact.max_bytes_per_second` is by default.
 const COPY_BYTES_PER_SECOND: f64 = (128 << 20) as f64;
 
 /// One commit.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Took {
+pub struct Took {
     /// Until everything was put into the transaction, log and its collection included.
-    pub(crate) puts: Duration,
+    pub puts: Duration,
     /// All of it, with the sync.
-    pub(crate) commit: Duration,
+    pub commit: Duration,
 }
 
 /// A snapshot under way.
-pub(crate) type Snapshot = JoinHandle<Result<()>>;
+pub type Snapshot = JoinHandle<Result<()>>;
 
 /// Data and a log of it, in one LMDB environment.
-pub(crate) trait Engine {
+pub trait Engine {
     /// Makes the changes, durably and all at once.
     fn commit(&mut self, changes: &[Entry<'_>]) -> Result<Took>;
     /// The file with everything in it.
@@ -41,21 +43,22 @@ pub(crate) trait Engine {
 }
 
 /// A replicator's store.
-pub(crate) struct Quicksilver {
+#[derive(Debug)]
+pub struct Quicksilver {
     dir: PathBuf,
     store: Store,
 }
 
 impl Quicksilver {
-    pub(crate) fn create(dir: &Path, log_bytes: u64) -> Result<Self> {
+    /// An empty one, which keeps so many bytes of log.
+    pub fn create(dir: &Path, log_bytes: u64) -> Result<Self> {
         Ok(Quicksilver { dir: dir.to_owned(), store: replica::open(dir, log_bytes)? })
     }
 }
 
 impl Engine for Quicksilver {
     fn commit(&mut self, changes: &[Entry<'_>]) -> Result<Took> {
-        let batch = replica::seal(self.store.end(), changes.iter().copied())?;
-        let committed = self.store.apply(&[batch])?;
+        let committed = replica::commit(&mut self.store, changes)?;
         Ok(Took { puts: committed.writing, commit: committed.duration })
     }
 
@@ -79,7 +82,8 @@ impl Engine for Quicksilver {
 }
 
 /// Plain LMDB: a value is a value, and a log record is another.
-pub(crate) struct Plain {
+#[derive(Debug)]
+pub struct Plain {
     env: Env,
     data: Bucket,
     log: Bucket,
@@ -93,7 +97,8 @@ impl Plain {
     /// Records that a commit may take off the log beyond twice what it has added.
     const COLLECTED: usize = 64;
 
-    pub(crate) fn create(dir: &Path, log_bytes: u64, copier: &Path) -> Result<Self> {
+    /// An empty one, which keeps so many bytes of log. `copier` is the compiled `snapshot/peer.c`.
+    pub fn create(dir: &Path, log_bytes: u64, copier: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let options = EnvOptions { map_bytes: replica::MAP_BYTES, ..EnvOptions::default() };
         let env = Env::open_writer(dir, &options)?;
