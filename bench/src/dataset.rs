@@ -124,9 +124,44 @@ impl Zipf {
     }
 }
 
+/// Random bytes from which values are cut at random places: none is like another, none can be
+/// compressed, and making one costs nothing.
+#[derive(Debug)]
+pub struct Pool(Vec<u8>);
+
+impl Pool {
+    /// Places at which a value can begin.
+    const PLACES: usize = 1 << 20;
+
+    /// For values of up to `longest` bytes.
+    pub fn new(longest: usize, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let words = (Self::PLACES + longest).div_ceil(8);
+        Pool((0..words).flat_map(|_| rng.next_u64().to_le_bytes()).collect())
+    }
+
+    /// One value.
+    ///
+    /// # Panics
+    /// When it is longer than the longest.
+    pub fn cut(&self, bytes: usize, rng: &mut Rng) -> &[u8] {
+        let at = rng.below(Self::PLACES as u64) as usize;
+        &self.0[at..at + bytes]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_cut_anywhere_and_are_as_long_as_they_should() {
+        let (pool, mut rng) = (Pool::new(1000, 1), Rng::new(2));
+        let values: std::collections::HashSet<_> =
+            (0..1000).map(|_| pool.cut(1000, &mut rng)).collect();
+        assert!(values.len() > 990);
+        assert!(values.iter().all(|value| value.len() == 1000));
+    }
 
     #[test]
     fn keys_differ_and_zipf_prefers_the_first() {

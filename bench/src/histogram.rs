@@ -62,6 +62,13 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
+    /// What [`parse`](Self::parse) reads, as text.
+    pub fn to_line(&self) -> String {
+        let counts = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let pairs = counts.map(|(bucket, count)| format!(" {bucket} {count}"));
+        format!("{}{}", self.max, pairs.collect::<String>())
+    }
+
     /// From what a peer in C prints: the longest, then pairs of a bucket and its count.
     pub fn parse(numbers: &[u64]) -> Result<Histogram> {
         let (&max, pairs) = numbers.split_first().ok_or("an empty histogram")?;
@@ -125,6 +132,11 @@ mod tests {
         assert_eq!(histogram.quantile(0.99), 99);
         assert_eq!(histogram.quantile(1.0), 100);
         assert_eq!(Histogram::default().quantile(0.5), 0);
+
+        let numbers: Vec<u64> =
+            histogram.to_line().split(' ').map(|n| n.parse().expect("a number")).collect();
+        let again = Histogram::parse(&numbers).expect("it is well formed");
+        assert_eq!((again.count(), again.quantile(0.99), again.max()), (100, 99, 100));
 
         let parsed = Histogram::parse(&[7, 3, 10, 7, 1]).expect("it is well formed");
         assert_eq!((parsed.count(), parsed.quantile(0.5), parsed.max()), (11, 3, 7));

@@ -7,11 +7,14 @@
 pub mod clock;
 pub mod connection;
 pub mod dataset;
+pub mod disk;
+pub mod engine;
 pub mod histogram;
 pub mod loader;
 pub mod peer;
 pub mod plot;
 pub mod process;
+pub mod replica;
 pub mod server;
 pub mod stats;
 

@@ -1,4 +1,5 @@
-//! The two kinds of pictures that the figures need, as SVG files: bars, and percentiles as lines.
+//! The kinds of pictures that the figures need, as SVG files: bars, percentiles as lines, and what
+//! happens over time.
 
 use std::fmt::Write;
 use std::fs;
@@ -182,6 +183,113 @@ impl Lines<'_> {
     }
 }
 
+/// Bytes, in the unit that people would choose.
+pub fn bytes(bytes: f64) -> String {
+    match bytes {
+        n if n >= 1e9 => format!("{} GB", short(n / 1e9)),
+        n if n >= 1e6 => format!("{} MB", short(n / 1e6)),
+        n if n >= 1e3 => format!("{} kB", short(n / 1e3)),
+        n => format!("{n:.0} bytes"),
+    }
+}
+
+/// What is drawn over the time of [`Timeline`].
+#[derive(Debug)]
+pub struct Panel<'a> {
+    /// What is shown.
+    pub title: &'a str,
+    /// Whether every step upwards is a factor of ten; otherwise the axis begins at 0.
+    pub logarithmic: bool,
+    /// Written at the axis.
+    pub label: fn(f64) -> String,
+    /// A line's name, and its values at their seconds.
+    pub lines: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// Panels one below the other, over the same seconds.
+#[derive(Debug)]
+pub struct Timeline<'a> {
+    /// What is shown.
+    pub title: &'a str,
+    /// From top to bottom.
+    pub panels: Vec<Panel<'a>>,
+}
+
+impl Panel<'_> {
+    /// Where the axis has its lines, from the lowest to the highest.
+    fn ticks(&self) -> Vec<f64> {
+        let values =
+            || self.lines.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
+        let most = values().fold(f64::MIN_POSITIVE, f64::max);
+        if !self.logarithmic {
+            let step = round_step(most / 4.0);
+            return (0..=(most / step).ceil() as u32).map(|n| f64::from(n) * step).collect();
+        }
+        let least = values().filter(|value| *value > 0.0).fold(most, f64::min).log10().floor();
+        let most = most.log10().ceil().max(least + 1.0);
+        (least as i32..=most as i32).map(|decade| 10f64.powi(decade)).collect()
+    }
+
+    /// How high a value lies between the lowest and the highest tick, from 0 to 1.
+    fn height(&self, value: f64, ticks: &[f64]) -> f64 {
+        let (Some(&low), Some(&high)) = (ticks.first(), ticks.last()) else { return 0.0 };
+        match self.logarithmic {
+            true => (value.max(low) / low).ln() / (high / low).ln(),
+            false => value / high,
+        }
+    }
+}
+
+/// The next larger one of 1, 2, 5, 10, 20, ...
+fn round_step(step: f64) -> f64 {
+    let decade = 10f64.powf(step.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * decade >= step);
+    factor.unwrap_or(10.0) * decade
+}
+
+impl Timeline<'_> {
+    /// Draws them.
+    pub fn svg(&self) -> String {
+        const LEFT: f64 = 80.0;
+        const RIGHT: f64 = 620.0;
+        const HEIGHT: f64 = 220.0;
+        let points = || self.panels.iter().flat_map(|p| &p.lines).flat_map(|(_, points)| points);
+        let seconds = points().map(|point| point.0).fold(1.0, f64::max);
+        let x = |second: f64| LEFT + second / seconds * (RIGHT - LEFT);
+        let (mut body, mut top) = (String::new(), 50.0);
+        for panel in &self.panels {
+            text(&mut body, 16.0, top + 4.0, "start", panel.title);
+            top += 20.0;
+            let ticks = panel.ticks();
+            let y = |value: f64| top + HEIGHT * (1.0 - panel.height(value, &ticks));
+            for &tick in &ticks {
+                line(&mut body, [LEFT, y(tick), RIGHT, y(tick)], "stroke='#ddd'");
+                text(&mut body, LEFT - 8.0, y(tick) + 4.0, "end", &(panel.label)(tick));
+            }
+            for (n, (name, points)) in panel.lines.iter().enumerate() {
+                let colour = COLOURS[n % COLOURS.len()];
+                let at = points.iter().map(|&(at, value)| format!("{:.1},{:.1}", x(at), y(value)));
+                let at = at.collect::<Vec<_>>().join(" ");
+                let _ = writeln!(
+                    body,
+                    "<polyline points='{at}' fill='none' stroke='{colour}' stroke-width='1.5'/>"
+                );
+                let at = top + 10.0 + n as f64 * 20.0;
+                let style = format!("stroke='{colour}' stroke-width='3'");
+                line(&mut body, [RIGHT + 20.0, at, RIGHT + 44.0, at], &style);
+                text(&mut body, RIGHT + 50.0, at + 4.0, "start", name);
+            }
+            top += HEIGHT + 24.0;
+        }
+        let step = round_step(seconds / 8.0);
+        for n in 0..=(seconds / step) as u32 {
+            let second = f64::from(n) * step;
+            text(&mut body, x(second), top - 6.0, "middle", &format!("{second:.0} s"));
+        }
+        wrapped(top + 10.0, self.title, &body)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,5 +304,11 @@ mod tests {
         let lines = vec![("ours".to_owned(), vec![100.0, 2e3])];
         let svg = Lines { title: "t", steps: vec!["p50".into(), "p99".into()], lines }.svg();
         assert!(svg.contains("polyline") && svg.contains("ours") && svg.contains("10.0 µs"));
+        let lines = vec![("ours".to_owned(), vec![(0.0, 1e9), (240.0, 2e9)])];
+        let panel = Panel { title: "size", logarithmic: false, label: bytes, lines };
+        assert_eq!(panel.ticks(), [0.0, 0.5e9, 1e9, 1.5e9, 2e9]);
+        let svg = Timeline { title: "t", panels: vec![panel] }.svg();
+        assert!(svg.contains("80.0,180.0 620.0,70.0"), "{svg}");
+        assert!(svg.contains("1.50 GB") && svg.contains(">200 s<"), "{svg}");
     }
 }

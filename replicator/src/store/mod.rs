@@ -67,6 +67,8 @@ pub struct Committed {
     pub payload_bytes: u64,
     /// How long writing and syncing took.
     pub duration: Duration,
+    /// How long writing took: until all of it was in the transaction.
+    pub writing: Duration,
 }
 
 /// The time as the one writer, from the moment the role lock is held. Its beginning and end are in
@@ -239,11 +241,13 @@ impl Store {
             }
             end = batch.after();
         }
+        let mut writing = Duration::ZERO;
         if !batches.is_empty() {
             let mut txn = self.environment.env.write()?;
             let keep =
                 Keep::now(self.retention, &self.holds, self.environment.env.info()?.map_bytes);
             let state = apply::apply(&self.environment, &mut txn, self.state, batches, keep)?;
+            writing = started.elapsed();
             txn.commit()?;
             self.state = state;
             self.publish();
@@ -254,6 +258,7 @@ impl Store {
             entries: batches.iter().map(|b| b.len() as u64).sum(),
             payload_bytes: batches.iter().map(|b| b.payload_bytes() as u64).sum(),
             duration: started.elapsed(),
+            writing,
         })
     }
 
