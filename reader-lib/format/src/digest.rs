@@ -11,6 +11,9 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::ids::Index;
 use crate::limits::KEY_MAX_BYTES;
 
+/// Bytes of a term beside the key: write index, value length, CRC.
+const FIXED_BYTES: usize = 16;
+
 /// Order-independent hash over all live pairs.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct StateDigest(u128);
@@ -24,8 +27,23 @@ impl StateDigest {
     /// The term of one pair: XXH3-128 over write index, value length, CRC and key.
     pub fn term(key: &[u8], write_index: Index, value_bytes: u32, crc: u32) -> StateDigest {
         debug_assert!(key.len() <= KEY_MAX_BYTES);
-        const FIXED_BYTES: usize = 16;
-        let mut buf = [0; FIXED_BYTES + KEY_MAX_BYTES];
+        // Most keys are short, and clearing half a kilobyte takes longer than hashing one.
+        const SHORT_BYTES: usize = 64;
+        if key.len() <= SHORT_BYTES {
+            Self::term_in(&mut [0; FIXED_BYTES + SHORT_BYTES], key, write_index, value_bytes, crc)
+        } else {
+            Self::term_in(&mut [0; FIXED_BYTES + KEY_MAX_BYTES], key, write_index, value_bytes, crc)
+        }
+    }
+
+    #[inline]
+    fn term_in(
+        buf: &mut [u8],
+        key: &[u8],
+        write_index: Index,
+        value_bytes: u32,
+        crc: u32,
+    ) -> StateDigest {
         buf[..8].copy_from_slice(&write_index.get().to_le_bytes());
         buf[8..12].copy_from_slice(&value_bytes.to_le_bytes());
         buf[12..16].copy_from_slice(&crc.to_le_bytes());

@@ -3,7 +3,9 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use quicksilver_format::batch::BatchHeader;
@@ -22,6 +24,9 @@ use crate::log;
 
 /// Bytes of log that are read at once.
 const LOG_BYTES_AT_ONCE: usize = 16 << 20;
+/// After so many bytes the file is synced, beside the walk: what is left for the end is little, and a
+/// writer's commits do not wait behind gigabytes.
+const SYNC_BYTES: usize = 32 << 20;
 
 /// Writes a snapshot of the generation that is open as `source` into the directory `into`, which is
 /// made if it is not there. Slices of the walk have about `slice_bytes`, usually
@@ -43,16 +48,23 @@ pub fn create(
     directory::make(into)?;
     let start = State::read(source, &source.env.read()?)?;
     let mut out = Out::begin(into)?;
-    let mut walk = Walk::new(source, &start, slice_bytes, progress)?;
-    for part in [Part::Data, Part::Chunks] {
-        if walk.walk(part, &mut out)?.is_none() {
-            return Ok(None);
+    let file = out.file.try_clone().map_err(io_error(&out.path))?;
+    let copied = thread::scope(|scope| {
+        let (tell, told) = sync_channel::<()>(1);
+        out.sync = Some(tell);
+        let syncing = scope.spawn(move || told.iter().try_for_each(|()| file.sync_data()));
+        let made = || copy(source, &start, slice_bytes, progress, &mut out);
+        let copied = std::panic::catch_unwind(AssertUnwindSafe(made));
+        // The other thread ends with this.
+        out.sync = None;
+        let copied = copied.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match syncing.join() {
+            Ok(synced) => synced.map_err(io_error(&out.path))?,
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-        out.end_block();
-        out.end_slice()?;
-    }
-    let seen = walk.seen();
-    let end = copy_log(source, start.log.last.index, &mut out)?;
+        copied
+    })?;
+    let Some((end, seen)) = copied else { return Ok(None) };
     let txn = source.env.read()?;
     let (identity, format) = (source.identity(&txn)?, source.format_record(&txn)?);
     drop(txn);
@@ -86,6 +98,26 @@ pub fn create(
     out.finish(&path)?;
     directory::sync(into)?;
     Ok(Some(SnapshotFile { path, ..snapshot }))
+}
+
+/// Everything but the manifest; what the source was at its end, and how far the walk came.
+fn copy(
+    source: &Environment,
+    start: &State,
+    slice_bytes: usize,
+    progress: &mut dyn FnMut(Progress) -> bool,
+    out: &mut Out,
+) -> Result<Option<(State, Progress)>> {
+    let mut walk = Walk::new(source, start, slice_bytes, progress)?;
+    for part in [Part::Data, Part::Chunks] {
+        if walk.walk(part, out)?.is_none() {
+            return Ok(None);
+        }
+        out.end_block();
+        out.end_slice()?;
+    }
+    let seen = walk.seen();
+    Ok(Some((copy_log(source, start.log.last.index, out)?, seen)))
 }
 
 /// The batches after `after`, up to what was the end at one moment: what the source was then.
@@ -128,6 +160,9 @@ struct Out {
     full: Vec<Vec<u8>>,
     blocks: Vec<BlockEntry>,
     sections: [u32; 3],
+    /// Who syncs, and the bytes that were written since it was told to.
+    sync: Option<SyncSender<()>>,
+    unsynced_bytes: usize,
     finished: bool,
 }
 
@@ -145,6 +180,8 @@ impl Out {
             full: Vec::new(),
             blocks: Vec::new(),
             sections: [0; 3],
+            sync: None,
+            unsynced_bytes: 0,
             finished: false,
         })
     }
@@ -187,6 +224,12 @@ impl Sink for Out {
             let bytes = u32::try_from(block.len()).unwrap_or(u32::MAX);
             self.blocks.push(BlockEntry { bytes, hash: SnapshotHash::of(&block) });
             self.write(&block)?;
+            self.unsynced_bytes += block.len();
+        }
+        if let (Some(sync), true) = (&self.sync, self.unsynced_bytes >= SYNC_BYTES) {
+            self.unsynced_bytes = 0;
+            // A sync that failed has ended the other thread, and is told in the end.
+            let _ = sync.send(());
         }
         Ok(())
     }
