@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use quicksilver_tests::cluster::{Node, Status};
+use quicksilver_tests::cluster::{Node, Status, qsctl};
 use quicksilver_tests::proxy::{Proxy, Weather};
 use quicksilver_tests::resp::Client;
 use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
@@ -170,6 +170,50 @@ fn another_upstream_with_the_same_snapshot_goes_on() {
     leaf.reader().assert_verified();
     let (two, whole) = (served_bytes(cluster.node("two")), 24 * MIB);
     assert!(two > 0 && two < whole - 5 * MIB, "{two} bytes came from the second");
+}
+
+/// Story: bytes rot on a leaf's disk. The verification finds them; the leaf fetches a snapshot,
+/// although its upstream has the log, serves what verifies meanwhile, and is whole again.
+#[test]
+fn a_damaged_relay_rebuilds_itself() {
+    const VALUE: &[u8] = b"a value that can be found again in the file";
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("batch.window_ms", 5);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&[b"SET", &b"spoilt"[..], VALUE]).unwrap().is_ok());
+    assert!(client.call(&["SET", "whole", "another"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    cluster.node_mut("leaf").term();
+    let file = cluster.node("leaf").data_dir().join("gen-000001/data.mdb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at: Vec<_> = bytes.windows(VALUE.len()).enumerate().filter(|(_, w)| *w == VALUE).collect();
+    let at: Vec<usize> = at.into_iter().map(|(at, _)| at).collect();
+    assert!(!at.is_empty());
+    at.iter().for_each(|at| bytes[at + 5] ^= 4);
+    std::fs::write(&file, bytes).unwrap();
+
+    cluster.node_mut("leaf").start();
+    let leaf = cluster.node("leaf");
+    let refused = leaf.client().call(&["GET", "spoilt"]).unwrap();
+    assert!(refused.error().starts_with("CORRUPT"), "{refused:?}");
+    let mut reader = leaf.reader();
+    assert_eq!(reader.ask("text whole"), "text another");
+    let found = qsctl(&["--server", &leaf.address("client"), "verify"]);
+    assert_eq!(found.status.code(), Some(4), "{found:?}");
+    leaf.await_status("it is whole again, and verified", SOON, |status| {
+        status.json["generation"] == 2
+            && status.json["maintenance"]["last"]["verification"]["ok"] == true
+    });
+    assert!(client.call(&["SET", "whole", "later"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    assert_eq!(
+        leaf.client().call(&[&b"GET"[..], b"spoilt"]).unwrap().text(),
+        std::str::from_utf8(VALUE).ok()
+    );
+    assert_eq!(reader.ask("text whole"), "text later");
+    reader.assert_verified();
 }
 
 /// Story: the network cuts and flips for as long as the snapshot is on its way.

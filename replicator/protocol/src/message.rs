@@ -382,6 +382,8 @@ pub struct Fetch {
     pub node: LocalNode,
     /// What it has begun, if anything.
     pub wanted: Option<Wanted>,
+    /// Where its log ends: what is older is of no use.
+    pub at_least: Index,
 }
 
 /// Which snapshot comes.
@@ -534,6 +536,7 @@ fn encode_fetch(fetch: &Fetch, out: &mut Vec<u8>) {
             out.extend_from_slice(&wanted.next_block.to_le_bytes());
         }
     }
+    out.extend_from_slice(&fetch.at_least.get().to_le_bytes());
 }
 
 fn decode_fetch(payload: &Bytes) -> Result<Fetch, FormatError> {
@@ -545,7 +548,8 @@ fn decode_fetch(payload: &Bytes) -> Result<Fetch, FormatError> {
         }
         false => None,
     };
-    Ok(Fetch { versions, node, wanted })
+    let at_least = Index::new(r.u64()?);
+    Ok(Fetch { versions, node, wanted, at_least })
 }
 
 fn encode_offer(offer: &Offer, out: &mut Vec<u8>) {

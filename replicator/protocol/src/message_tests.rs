@@ -65,7 +65,12 @@ fn snapshot() -> SnapshotHash {
 }
 
 fn fetch(wanted: Option<Wanted>) -> Message {
-    Message::Fetch(Fetch { versions: VersionRange::OURS, node: node(Some(0x11)), wanted })
+    Message::Fetch(Fetch {
+        versions: VersionRange::OURS,
+        node: node(Some(0x11)),
+        wanted,
+        at_least: Index::new(9),
+    })
 }
 
 fn offer(first_block: u32, manifest: Option<Bytes>) -> Message {

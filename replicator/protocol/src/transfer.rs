@@ -146,7 +146,7 @@ impl FetchSession {
         let wanted = partial
             .as_ref()
             .map(|partial| Wanted { identity: partial.identity, next_block: partial.next_block });
-        let fetch = Fetch { versions: VersionRange::OURS, node: me.clone(), wanted };
+        let fetch = Fetch { versions: VersionRange::OURS, node: me.clone(), wanted, at_least: own };
         let mut session = FetchSession {
             me,
             own,
@@ -343,9 +343,13 @@ impl FetchSession {
 /// What the serving driver is to do, in this order.
 #[derive(Debug)]
 pub enum OfferAction {
-    /// Find a snapshot, best the one with this identity, and say so with [`OfferSession::found`] or
-    /// [`OfferSession::busy`].
-    LookUp(Option<SnapshotHash>),
+    /// Find a snapshot, and say so with [`OfferSession::found`] or [`OfferSession::busy`].
+    LookUp {
+        /// Best this one.
+        wanted: Option<SnapshotHash>,
+        /// One that ends before this is of no use.
+        at_least: Index,
+    },
     /// Write this to the connection.
     Send(EncodedFrame),
     /// Write what is pending, then close the connection; the last action.
@@ -511,7 +515,7 @@ impl OfferSession {
     }
 
     fn asked(&mut self, fetch: Fetch) {
-        let Fetch { node, wanted, .. } = fetch;
+        let Fetch { node, wanted, at_least, .. } = fetch;
         let (yours, mine) = (node.db_id, self.me.db_id);
         let is_self = node.process_id == self.me.process_id;
         self.follower = Some(node);
@@ -523,7 +527,8 @@ impl OfferSession {
             let why = format!("node {} is the follower itself", self.me.node_id);
             return self.refuse(Refusal::SelfConnection, why);
         }
-        self.actions.push_back(OfferAction::LookUp(wanted.map(|wanted| wanted.identity)));
+        let identity = wanted.map(|wanted| wanted.identity);
+        self.actions.push_back(OfferAction::LookUp { wanted: identity, at_least });
         self.state = OfferState::LookingUp(wanted);
     }
 

@@ -105,7 +105,7 @@ fn transfer(
         }
         while let Some(action) = link.source.poll() {
             match action {
-                OfferAction::LookUp(_) => link.source.found(*now, &snapshot.offered),
+                OfferAction::LookUp { .. } => link.source.found(*now, &snapshot.offered),
                 OfferAction::Send(frame) => frame.write_to(&mut link.down),
                 OfferAction::Close(_) => {}
             }
@@ -279,7 +279,8 @@ fn a_block_that_is_not_the_next_or_not_the_one_is_refused() {
 fn who_asks_the_wrong_node_is_told() {
     let ask = |node: LocalNode| {
         let mut source = OfferSession::new(me("root", 2), DEADLINES, Millis::ZERO);
-        let fetch = Fetch { versions: VersionRange::OURS, node, wanted: None };
+        let at_least = Index::new(5);
+        let fetch = Fetch { versions: VersionRange::OURS, node, wanted: None, at_least };
         source.frame(Millis::ZERO, &Message::Fetch(fetch).into_frame());
         std::iter::from_fn(move || source.poll()).collect::<Vec<_>>()
     };
@@ -289,5 +290,10 @@ fn who_asks_the_wrong_node_is_told() {
         let actions = ask(node);
         assert!(matches!(actions.last(), Some(OfferAction::Close(SourceEnd::Refused(_)))));
     }
-    assert!(matches!(ask(me("leaf", 1))[..], [OfferAction::LookUp(None)]));
+    let actions = ask(me("leaf", 1));
+    let asked = matches!(
+        actions[..],
+        [OfferAction::LookUp { wanted: None, at_least }] if at_least == Index::new(5)
+    );
+    assert!(asked, "{actions:?}");
 }

@@ -78,6 +78,10 @@ impl Config {
             ("listen.http", listen.http == new.listen.http),
             ("batch.max_bytes", batch.max_bytes == new.batch.max_bytes),
             ("bootstrap.enabled", bootstrap.enabled == new.bootstrap.enabled),
+            (
+                "bootstrap.rebuild_damaged",
+                bootstrap.rebuild_damaged == new.bootstrap.rebuild_damaged,
+            ),
             ("bootstrap.max_served", bootstrap.max_served == new.bootstrap.max_served),
             (
                 "bootstrap.max_bytes_per_second",

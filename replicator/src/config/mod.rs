@@ -171,6 +171,9 @@ pub struct Compact {
 pub struct Bootstrap {
     /// Whether a relay fetches a snapshot when no upstream has the log it needs. Default true.
     pub enabled: bool,
+    /// Whether a relay in whose files damage was found fetches a snapshot, too, and goes on in that.
+    /// Default true; needs `enabled`.
+    pub rebuild_damaged: bool,
     /// Most snapshots that are served at a time. Default 2; 0 serves none; at most 1,000.
     pub max_served: usize,
     /// Most bytes a second of each. Default 100 MiB; at least 64 KiB.
@@ -310,7 +313,12 @@ impl Default for Compact {
 
 impl Default for Bootstrap {
     fn default() -> Self {
-        Bootstrap { enabled: true, max_served: 2, max_bytes_per_second: 100 << 20 }
+        Bootstrap {
+            enabled: true,
+            rebuild_damaged: true,
+            max_served: 2,
+            max_bytes_per_second: 100 << 20,
+        }
     }
 }
 

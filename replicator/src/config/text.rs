@@ -70,6 +70,8 @@ impl Config {
              # A relay that was away for too long fetches a snapshot.\n\
              [bootstrap]\n\
              enabled = {bootstrap_enabled}\n\
+             # And one whose files are damaged.\n\
+             rebuild_damaged = {rebuild_damaged}\n\
              # Served to others, at a time, and how fast each.\n\
              max_served = {max_served}\n\
              max_bytes_per_second = {bootstrap_rate}\n\
@@ -131,6 +133,7 @@ impl Config {
             scrub_hours = scrub.interval_hours,
             scrub_rate = scrub.max_bytes_per_second,
             bootstrap_enabled = bootstrap.enabled,
+            rebuild_damaged = bootstrap.rebuild_damaged,
             max_served = bootstrap.max_served,
             bootstrap_rate = bootstrap.max_bytes_per_second,
             level = quote(&self.logging.level),

@@ -1,10 +1,13 @@
-//! What the configuration says of the maintenance.
+//! What the configuration says of the maintenance, and what follows from damage that it finds.
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::bytes;
 use crate::config::Config;
-use crate::store::maintenance::Settings;
+use crate::store::Asker;
+use crate::store::maintenance::{JobKind, Maintenance, Settings};
 
 pub(super) fn settings(config: &Config) -> Settings {
     let (compact, limits, scrub) = (&config.compact, &config.limits, &config.scrub);
@@ -21,5 +24,28 @@ pub(super) fn settings(config: &Config) -> Settings {
         old_generation_patience: Duration::from_secs(compact.old_generation_seconds),
         verify_interval: (!hours.is_zero()).then_some(hours),
         verify_bytes_per_second: scrub.max_bytes_per_second,
+    }
+}
+
+/// How often it is looked whether a verification has found damage.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Has this node's files replaced whenever a verification finds damage in them, and verified again
+/// then.
+pub(super) async fn rebuild_when_damaged(maintenance: Maintenance, rebuild: watch::Sender<bool>) {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    let mut seen = None;
+    loop {
+        looks.tick().await;
+        let last = maintenance.status().last.remove(&JobKind::Verification);
+        let Some(found) = last.filter(|last| last.problems > 0 && seen != Some(last.job)) else {
+            continue;
+        };
+        seen = Some(found.job);
+        rebuild.send_replace(true);
+        // Its sender is here.
+        let _ = rebuild.subscribe().wait_for(|damaged| !damaged).await;
+        // Somebody else's job may be in the way; then its turn comes.
+        maintenance.begin(JobKind::Verification, Asker::new(|_| ()));
     }
 }

@@ -194,6 +194,7 @@ impl Daemon {
             feed: replication.feed(),
             durable,
             last_error: last_error.clone(),
+            rebuild: replication.rebuild(),
             fail: Box::new(fail),
         };
         let writer = WriterThread::start(&config, store, aftermath, failed)?;
@@ -223,6 +224,9 @@ impl Daemon {
                 snapshots.let_go();
             }
         });
+        if let Some(rebuild) = replication.rebuild() {
+            tokio::spawn(maintenance::rebuild_when_damaged(maintenance.clone(), rebuild));
+        }
         if let Orders::Relay(commands) = writer.orders() {
             replication.attach_writer(commands.clone());
         }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use quicksilver::environment::Environment;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat, HistoryId, Position};
 
+use tokio::sync::watch;
+
 use super::node::LastError;
 use super::replica_log::{DurableCell, note_commit, note_history, note_live, note_switch};
 use crate::metrics;
@@ -22,6 +24,8 @@ pub(super) struct Aftermath {
     pub(super) durable: DurableCell,
     /// For `/status`.
     pub(super) last_error: LastError,
+    /// Where it is said that this node's files are damaged; `None` where nothing follows from it.
+    pub(super) rebuild: Option<watch::Sender<bool>>,
     /// Ends the process.
     pub(super) fail: Box<dyn Fn() + Send>,
 }
@@ -45,9 +49,12 @@ impl Aftermath {
         tracing::error!(
             %error,
             "what is stored is damaged: nothing more is applied, what verifies is served. \
-             `qsctl verify` names the damage; to rebuild, move the data directory away and start \
-             anew"
+             `qsctl verify` names the damage; a relay with [bootstrap] rebuild_damaged rebuilds \
+             itself, otherwise move the data directory away and start anew"
         );
+        if let Some(rebuild) = &self.rebuild {
+            rebuild.send_replace(true);
+        }
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) {

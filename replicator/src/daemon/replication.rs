@@ -26,6 +26,9 @@ use crate::store::Store;
 use crate::store::hold::{LogHold, LogHolds};
 use crate::store::writer::Command;
 
+/// When no snapshot could be had for a damaged node, it follows for so long before the next try.
+const REBUILD_RETRY: Duration = Duration::from_secs(60);
+
 /// How exactly the log is held for downstreams.
 const HOLD_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -70,6 +73,8 @@ pub(super) struct Replication {
     upstream: watch::Sender<replication::UpstreamStatus>,
     bootstrap: watch::Sender<Option<BootstrapStatus>>,
     snapshots: OnceLock<Arc<Snapshots>>,
+    /// Whether this node's files are damaged, and are to be replaced.
+    rebuild: watch::Sender<bool>,
     rules: config::Bootstrap,
     writer: Mutex<Option<WriterSink>>,
 }
@@ -101,6 +106,7 @@ impl Replication {
             upstream: watch::Sender::new(replication::UpstreamStatus::new()),
             bootstrap: watch::Sender::new(None),
             snapshots: OnceLock::new(),
+            rebuild: watch::Sender::new(false),
             rules: config.bootstrap.clone(),
             writer: Mutex::new(None),
         }
@@ -114,6 +120,13 @@ impl Replication {
     pub(super) fn attach_writer(&self, commands: Sender<Command>) {
         let sink = Some(WriterSink(commands));
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = sink;
+    }
+
+    /// Where it is said that this node's files are damaged; `None` where nothing follows from it.
+    pub(super) fn rebuild(&self) -> Option<watch::Sender<bool>> {
+        let rules = &self.rules;
+        let rebuilds = self.role == Role::Relay && rules.enabled && rules.rebuild_damaged;
+        rebuilds.then(|| self.rebuild.clone())
     }
 
     /// Where snapshots are fetched to, and served from.
@@ -219,6 +232,7 @@ impl Replication {
     ) -> impl Future<Output = ()> + Send + use<> {
         let sink = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut upstreams = self.upstreams.subscribe();
+        let rebuild = self.rebuild.clone();
         let (name, log, feed) = (self.name.clone(), self.log.clone(), self.feed.clone());
         let (lineage, quota) = (self.lineage.clone(), self.quota.clone());
         let status = self.upstream.clone();
@@ -250,12 +264,27 @@ impl Replication {
             while !stopping {
                 let (end, ended) = watch::channel(false);
                 let followed = upstreams.borrow_and_update().clone();
+                let mut patience = Duration::ZERO;
+                if *rebuild.borrow() {
+                    if context.rebuild(&followed, &mut stopped).await {
+                        rebuild.send_replace(false);
+                    } else {
+                        patience = REBUILD_RETRY;
+                    }
+                }
                 let session = replication::follow(followed, context.clone(), ended);
                 let until = async {
+                    let mut damaged = rebuild.subscribe();
+                    let rebuild_due = async {
+                        tokio::time::sleep(patience).await;
+                        // Its sender is here.
+                        let _ = damaged.wait_for(|damaged| *damaged).await;
+                    };
                     tokio::select! {
                         _ = stopped.wait_for(|stopping| *stopping) => stopping = true,
                         // Its sender lives as long as the process.
                         _ = upstreams.changed() => {}
+                        () = rebuild_due => {}
                     }
                     end.send_replace(true);
                 };

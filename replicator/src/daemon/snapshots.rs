@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quicksilver::build::BuildError;
 use quicksilver::build::snapshot::{self, Receiving, SnapshotFile};
+use quicksilver_format::Index;
 use quicksilver_format::manifest::SnapshotHash;
 use quicksilver_protocol::{Offered, Partial};
 use tokio::sync::oneshot;
@@ -77,8 +78,8 @@ impl Snapshots {
         snapshot::offered_in(&self.dir)
     }
 
-    /// The one on disk, if what this node's log has goes on from it.
-    fn usable(&self) -> Result<Option<SnapshotFile>, BuildError> {
+    /// The one on disk, if what this node's log has goes on from it, and it reaches far enough.
+    fn usable(&self, at_least: Index) -> Result<Option<SnapshotFile>, BuildError> {
         let Live { identity, state, .. } = replica_log::durable(&self.live);
         let newest = snapshot::list_in(&self.offered_dir())?;
         let newest = newest.into_iter().filter_map(|(_, file)| file.ok()).next_back();
@@ -86,6 +87,7 @@ impl Snapshots {
             let manifest = file.manifest();
             let end = manifest.end.position.index;
             manifest.identity.db_id == identity.db_id
+                && end >= at_least
                 && end.next() >= state.log.oldest
                 && end <= state.log.last.index
         }))
@@ -209,9 +211,19 @@ impl SnapshotStore for Snapshots {
         })
     }
 
-    fn find(&self, _: Option<SnapshotHash>) -> Result<Box<dyn ServedSnapshot>, NotNow> {
+    fn find(
+        &self,
+        _: Option<SnapshotHash>,
+        at_least: Index,
+    ) -> Result<Box<dyn ServedSnapshot>, NotNow> {
         let not_now = |why: String| NotNow { retry_after_ms: RETRY_MS, why };
-        let usable = self.usable().map_err(|e| not_now(e.to_string()))?;
+        let own = replica_log::durable(&self.live).state.log.last.index;
+        if own < at_least {
+            return Err(not_now(format!(
+                "it is at {own} itself, a snapshot has to reach {at_least}"
+            )));
+        }
+        let usable = self.usable(at_least).map_err(|e| not_now(e.to_string()))?;
         let Some(file) = usable else {
             *lock(&self.offer) = None;
             return Err(not_now(match self.begin_job(JobKind::Offer) {

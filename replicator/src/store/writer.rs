@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quicksilver::build::apply::DIRTY_PAGES_PER_COMMIT;
 use quicksilver_format::status::NodeState;
@@ -104,10 +104,15 @@ pub fn run(
                 // Starting anew would find the same damage: stay, and serve what verifies.
                 store.set_state(NodeState::Failed);
                 observer.damaged(&e);
-                while !stop_within(commands, Pulse::INTERVAL) {
-                    pulse.beat();
+                match until_healed(&mut store, commands, observer, pulse) {
+                    // What was pending is in the other generation, or comes again.
+                    Ok(true) => pending.clear(),
+                    Ok(false) => break,
+                    Err(e) => {
+                        observer.failed(&e);
+                        return;
+                    }
                 }
-                break;
             }
             Err(e) => {
                 store.set_state(NodeState::Failed);
@@ -119,14 +124,25 @@ pub fn run(
     store.set_state(NodeState::Stopped);
 }
 
-/// Whether the thread is to end, as far as is known after so long.
-fn stop_within(commands: &Receiver<Command>, timeout: Duration) -> bool {
-    let deadline = Instant::now() + timeout;
+/// Applies nothing until the store goes on in another generation; false when the thread is to end.
+fn until_healed(
+    store: &mut Store,
+    commands: &Receiver<Command>,
+    observer: &mut dyn Observer,
+    pulse: &Pulse,
+) -> Result<bool, StoreError> {
     loop {
-        match commands.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout) => return false,
+        pulse.beat();
+        match commands.recv_timeout(Pulse::INTERVAL) {
+            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
+            Ok(Command::Store(order)) => {
+                if store.obey(order)? {
+                    store.set_state(NodeState::Disconnected);
+                    observer.switched(&store.live());
+                    return Ok(true);
+                }
+            }
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }

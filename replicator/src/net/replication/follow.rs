@@ -313,14 +313,28 @@ impl<D: Dial> FollowContext<D> {
         });
     }
 
+    /// Fetches a snapshot although the upstreams have the log: this node's files are damaged. True when
+    /// it goes on in that.
+    pub async fn rebuild(
+        &self,
+        upstreams: &Upstreams,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> bool {
+        tracing::warn!(
+            node = %self.name.node_id,
+            "this node's files are damaged: it fetches a snapshot to go on in, and serves what verifies"
+        );
+        self.bootstrap(upstreams, UpstreamSlot(0), shutdown).await
+    }
+
     /// Fetches a snapshot, first from the upstream whose log reaches back furthest.
     async fn bootstrap(
         &self,
         upstreams: &Upstreams,
         first: UpstreamSlot,
         shutdown: &mut watch::Receiver<bool>,
-    ) {
-        let Some(fetching) = &self.fetching else { return };
+    ) -> bool {
+        let Some(fetching) = &self.fetching else { return false };
         self.status.send_modify(|status| status.state = UpstreamState::Bootstrapping);
         let mut addresses: Vec<Address> =
             upstreams.primary.iter().chain(&upstreams.secondary).cloned().collect();
@@ -328,7 +342,9 @@ impl<D: Dial> FollowContext<D> {
             addresses.rotate_left(first.0);
         }
         let node = &self.name.node_id;
-        match fetching.run(&addresses, shutdown).await {
+        let run = fetching.run(&addresses, shutdown).await;
+        let bootstrapped = run.is_ok();
+        match run {
             Ok(()) => tracing::info!(%node, "bootstrapped from a snapshot"),
             Err(_) if *shutdown.borrow() => {}
             Err(reason) => {
@@ -340,6 +356,7 @@ impl<D: Dial> FollowContext<D> {
                 self.status.send_modify(|status| status.last_error = Some(reason));
             }
         }
+        bootstrapped
     }
 
     fn report_snapshot(&self, oldest: Index, address: Option<&Address>) {
