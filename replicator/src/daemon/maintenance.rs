@@ -29,6 +29,8 @@ pub(super) fn settings(config: &Config) -> Settings {
 
 /// How often it is looked whether a verification has found damage.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// On a disk that goes on damaging what it stores, there is no more than one rebuild in this time.
+const REBUILD_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Has this node's files replaced whenever a verification finds damage in them, and verified again
 /// then.
@@ -47,5 +49,6 @@ pub(super) async fn rebuild_when_damaged(maintenance: Maintenance, rebuild: watc
         let _ = rebuild.subscribe().wait_for(|damaged| !damaged).await;
         // Somebody else's job may be in the way; then its turn comes.
         maintenance.begin(JobKind::Verification, Asker::new(|_| ()));
+        tokio::time::sleep(REBUILD_PAUSE).await;
     }
 }
