@@ -345,8 +345,6 @@ impl FetchSession {
 pub enum OfferAction {
     /// Find a snapshot, and say so with [`OfferSession::found`] or [`OfferSession::busy`].
     LookUp {
-        /// Best this one.
-        wanted: Option<SnapshotHash>,
         /// One that ends before this is of no use.
         at_least: Index,
     },
@@ -527,8 +525,7 @@ impl OfferSession {
             let why = format!("node {} is the follower itself", self.me.node_id);
             return self.refuse(Refusal::SelfConnection, why);
         }
-        let identity = wanted.map(|wanted| wanted.identity);
-        self.actions.push_back(OfferAction::LookUp { wanted: identity, at_least });
+        self.actions.push_back(OfferAction::LookUp { at_least });
         self.state = OfferState::LookingUp(wanted);
     }
 

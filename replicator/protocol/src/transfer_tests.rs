@@ -293,7 +293,7 @@ fn who_asks_the_wrong_node_is_told() {
     let actions = ask(me("leaf", 1));
     let asked = matches!(
         actions[..],
-        [OfferAction::LookUp { wanted: None, at_least }] if at_least == Index::new(5)
+        [OfferAction::LookUp { at_least }] if at_least == Index::new(5)
     );
     assert!(asked, "{actions:?}");
 }

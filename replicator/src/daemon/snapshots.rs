@@ -16,7 +16,6 @@ use bytes::Bytes;
 use quicksilver::build::BuildError;
 use quicksilver::build::snapshot::{self, Receiving, SnapshotFile};
 use quicksilver_format::Index;
-use quicksilver_format::manifest::SnapshotHash;
 use quicksilver_protocol::{Offered, Partial};
 use tokio::sync::oneshot;
 
@@ -144,16 +143,22 @@ impl SnapshotStore for Snapshots {
     }
 
     fn begin(&self, manifest: &[u8]) -> Result<(), ReadFailure> {
+        let mut receiving = lock(&self.receiving);
+        *receiving = None;
         let begun = Receiving::begin(&self.offered_dir(), manifest).map_err(failure)?;
         // The file, and the generation that is made of it.
         let bytes = 2 * begun.manifest().blocks_bytes();
-        crate::store::maintenance::check_room_for(
+        let room = crate::store::maintenance::check_room_for(
             &self.dir,
             bytes,
             "a snapshot and its generation",
-        )
-        .map_err(failure)?;
-        *lock(&self.receiving) = Some(begun);
+        );
+        if let Err(no_room) = room {
+            // A manifest that stays would be gone on with the next time, without this question.
+            Receiving::forget(&self.offered_dir()).map_err(failure)?;
+            return Err(failure(no_room));
+        }
+        *receiving = Some(begun);
         Ok(())
     }
 
@@ -211,11 +216,7 @@ impl SnapshotStore for Snapshots {
         })
     }
 
-    fn find(
-        &self,
-        _: Option<SnapshotHash>,
-        at_least: Index,
-    ) -> Result<Box<dyn ServedSnapshot>, NotNow> {
+    fn find(&self, at_least: Index) -> Result<Box<dyn ServedSnapshot>, NotNow> {
         let not_now = |why: String| NotNow { retry_after_ms: RETRY_MS, why };
         let own = replica_log::durable(&self.live).state.log.last.index;
         if own < at_least {

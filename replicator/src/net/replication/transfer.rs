@@ -53,12 +53,8 @@ pub trait SnapshotStore: Send + Sync + 'static {
     fn block(&self, number: u32, bytes: &[u8]) -> Result<(), ReadFailure>;
     /// Every block is here: makes it what this node serves.
     fn install(&self) -> BoxFuture<'static, Result<(), String>>;
-    /// One for others, best the one that is wanted; none that ends before `at_least`.
-    fn find(
-        &self,
-        wanted: Option<SnapshotHash>,
-        at_least: Index,
-    ) -> Result<Box<dyn ServedSnapshot>, NotNow>;
+    /// The one for others; none that ends before `at_least`.
+    fn find(&self, at_least: Index) -> Result<Box<dyn ServedSnapshot>, NotNow>;
 }
 
 /// A snapshot that is served.
@@ -125,23 +121,20 @@ where
             match action {
                 OfferAction::Send(frame) => connection.send(&frame),
                 OfferAction::Close(end) => ended = Some(end),
-                OfferAction::LookUp { wanted, at_least } => {
+                OfferAction::LookUp { at_least } => {
                     permit = context.transfers.clone().try_acquire_owned().ok();
                     let snapshots = context.snapshots.clone();
-                    let found =
-                        match permit {
-                            None => Err(NotNow {
-                                retry_after_ms: FULL_RETRY_MS,
-                                why: "it serves as many snapshots as it may".to_owned(),
-                            }),
-                            Some(_) => tokio::task::spawn_blocking(move || {
-                                snapshots.find(wanted, at_least)
-                            })
+                    let found = match permit {
+                        None => Err(NotNow {
+                            retry_after_ms: FULL_RETRY_MS,
+                            why: "it serves as many snapshots as it may".to_owned(),
+                        }),
+                        Some(_) => tokio::task::spawn_blocking(move || snapshots.find(at_least))
                             .await
                             .unwrap_or_else(|e| {
                                 Err(NotNow { retry_after_ms: FULL_RETRY_MS, why: e.to_string() })
                             }),
-                        };
+                    };
                     match found {
                         Ok(found) => {
                             session.found(clock.now(), &found.offered());
