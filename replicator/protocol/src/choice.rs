@@ -29,7 +29,7 @@ pub const HALT_RETRY_MS: u64 = 30_000;
 pub const HEALTHY_MS: u64 = 10_000;
 
 /// Which upstream: primaries first, then secondaries, in the order of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamSlot(pub usize);
 
 /// What to do next.
@@ -156,6 +156,13 @@ impl Chooser {
                 self.wait_at_least_ms = HALT_RETRY_MS;
             }
         }
+    }
+
+    /// The session has ended because `slot` is better: it is the next.
+    pub fn go_to(&mut self, slot: UpstreamSlot) {
+        self.at = slot.0;
+        self.failures = 0;
+        self.failures_here = 0;
     }
 
     fn advance(&mut self) {
@@ -331,6 +338,18 @@ mod tests {
         assert!(dial(&mut chooser, &mut rng).1 >= 5_000);
         chooser.ended(&busy(u64::MAX), 0);
         assert!(dial(&mut chooser, &mut rng).1 <= 2 * BACKOFF_CAP_MS, "not for ever");
+    }
+
+    #[test]
+    fn one_that_is_better_is_dialled_at_once_and_the_round_goes_on_from_there() {
+        let (mut chooser, mut rng) = (Chooser::new(2, 1), rng());
+        assert_eq!(dial(&mut chooser, &mut rng).0, 0);
+        chooser.ended(&end(EndCause::Left(ByeReason::Leaving)), 60_000);
+        chooser.go_to(UpstreamSlot(1));
+        let (slot, after_ms) = dial(&mut chooser, &mut rng);
+        assert!(slot == 1 && after_ms <= BACKOFF_BASE_MS, "{slot} after {after_ms} ms");
+        chooser.ended(&busy(0), 0);
+        assert_eq!(dial(&mut chooser, &mut rng).0, 2);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use quicksilver_format::{
 };
 
 use crate::clock::Millis;
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, Hearing};
 use crate::frame::{EncodedFrame, Frame, FrameError};
 use crate::message::{
     ByeReason, Hello, Hop, Lineage, LocalNode, Message, PATH_MAX_HOPS, Quota, Refusal, Refused,
@@ -340,7 +340,7 @@ pub struct FollowerSession {
     /// Where the next batch must begin; `None` before the first batch of an observer.
     expected: Option<Position>,
     begun: Millis,
-    heard: Millis,
+    heard: Hearing,
     reported: Millis,
     applied: Index,
     actions: VecDeque<FollowerAction>,
@@ -364,7 +364,7 @@ impl FollowerSession {
             upstream: None,
             expected,
             begun: now,
-            heard: now,
+            heard: Hearing::new(now),
             reported: now,
             applied,
             actions: VecDeque::new(),
@@ -394,7 +394,7 @@ impl FollowerSession {
         if self.has_ended() {
             return;
         }
-        self.heard = now;
+        self.heard.heard(now);
         let message = match Message::from_frame(frame) {
             Ok(message) => message,
             Err(e) => return self.end_with(EndCause::BadMessage(e), ByeReason::Malformed),
@@ -433,7 +433,14 @@ impl FollowerSession {
 
     /// The driver is not reading, for lack of room: silence does not count meanwhile.
     pub fn not_reading(&mut self, now: Millis) {
-        self.heard = now;
+        self.heard.heard(now);
+    }
+
+    /// Bytes came that are no whole frame yet. A batch of many megabytes takes minutes on a slow
+    /// line.
+    pub fn bytes(&mut self, now: Millis, bytes: usize) {
+        let Deadlines { idle_ms, least_bytes_per_second, .. } = self.deadlines;
+        self.heard.bytes(now, bytes, idle_ms, least_bytes_per_second);
     }
 
     /// When [`Self::tick`] wants to be called again.
@@ -442,6 +449,7 @@ impl FollowerSession {
             State::Greeting => self.begun.plus_ms(self.deadlines.handshake_ms),
             State::Streaming => self
                 .heard
+                .last()
                 .plus_ms(self.deadlines.idle_ms)
                 .min(self.reported.plus_ms(self.deadlines.report_ms)),
             State::Ended => Millis::new(u64::MAX),
@@ -455,7 +463,7 @@ impl FollowerSession {
             State::Greeting if now.since_ms(self.begun) >= handshake_ms => {
                 self.end_with(EndCause::HandshakeTimeout(handshake_ms), ByeReason::Silent);
             }
-            State::Streaming if now.since_ms(self.heard) >= idle_ms => {
+            State::Streaming if now.since_ms(self.heard.last()) >= idle_ms => {
                 self.end_with(EndCause::Idle(idle_ms), ByeReason::Silent);
             }
             State::Streaming if now.since_ms(self.reported) >= report_ms => self.report(now),

@@ -388,6 +388,22 @@ fn silence_ends_the_handshake_and_the_stream() {
     assert_eq!(end_of(&mut stream).cause, EndCause::Idle(30_000));
 }
 
+/// Story: a batch of many megabytes on a line of 100 kB a second.
+#[test]
+fn a_batch_that_takes_minutes_is_waited_for_and_a_trickle_is_not() {
+    let mut stream = streaming(&Log::of(&[2]));
+    for second in 1..=600 {
+        stream.bytes(T0.plus_ms(second * 1_000), 100_000);
+        stream.tick(T0.plus_ms(second * 1_000));
+    }
+    assert!(!stream.has_ended(), "bytes came all the time");
+    for second in 601..=631 {
+        stream.bytes(T0.plus_ms(second * 1_000), 100);
+        stream.tick(T0.plus_ms(second * 1_000));
+    }
+    assert_eq!(end_of(&mut stream).cause, EndCause::Idle(30_000));
+}
+
 #[test]
 fn progress_is_reported_at_once_and_repeated_as_a_sign_of_life() {
     let mut session = streaming(&Log::of(&[2]));

@@ -9,7 +9,7 @@
 //! * [`follower`]: the downstream end of a session; refuses everything that is not the next batch
 //!   of its own log. [`source`]: the upstream end.
 //! * [`transfer`]: fetching a snapshot, both ends.
-//! * [`choice`]: which upstream to try next, and when.
+//! * [`choice`]: which upstream to try next, and when. [`tenure`]: whether to stay with it.
 //! * [`deadlines`]: every timeout of a session, in one place.
 //!
 //! `docs/PROTOCOL.md` draws the bytes and the state machines.
@@ -22,6 +22,7 @@ pub mod follower;
 pub mod frame;
 pub mod message;
 pub mod source;
+pub mod tenure;
 pub mod transfer;
 pub mod window;
 mod wire;
@@ -42,6 +43,7 @@ pub use message::{
     Start, VersionRange, Wanted, Welcome,
 };
 pub use source::{BatchFrame, LogFact, SourceAction, SourceEnd, SourceSession, SourceState};
+pub use tenure::Tenure;
 pub use transfer::{
     FetchAction, FetchEnd, FetchSession, OfferAction, OfferSession, Offered, Partial,
 };

@@ -28,7 +28,7 @@ use quicksilver_format::manifest::{Manifest, SnapshotHash};
 use quicksilver_format::{FormatError, Index};
 
 use crate::clock::Millis;
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, Hearing};
 use crate::frame::{EncodedFrame, Frame, FrameError};
 use crate::message::{
     ByeReason, Fetch, LocalNode, Message, Offer, Refusal, Refused, VersionRange, Wanted,
@@ -129,7 +129,7 @@ pub struct FetchSession {
     partial: Option<Partial>,
     deadlines: Deadlines,
     state: FetchState,
-    heard: Millis,
+    heard: Hearing,
     said: Millis,
     actions: VecDeque<FetchAction>,
 }
@@ -153,7 +153,7 @@ impl FetchSession {
             partial,
             deadlines,
             state: FetchState::Asking,
-            heard: now,
+            heard: Hearing::new(now),
             said: now,
             actions: VecDeque::new(),
         };
@@ -171,7 +171,7 @@ impl FetchSession {
         if self.has_ended() {
             return;
         }
-        self.heard = now;
+        self.heard.heard(now);
         match (Message::from_frame(frame), &self.state) {
             (Ok(Message::Offer(offer)), FetchState::Asking) => self.offered(now, offer),
             (Ok(Message::Block { number, bytes }), FetchState::Receiving { .. }) => {
@@ -198,6 +198,12 @@ impl FetchSession {
         self.bad(now, error.to_string());
     }
 
+    /// Bytes came that are no whole frame yet: a long manifest, or a block on a slow line.
+    pub fn bytes(&mut self, now: Millis, bytes: usize) {
+        let least = self.deadlines.least_bytes_per_second;
+        self.heard.bytes(now, bytes, self.patience_ms(), least);
+    }
+
     /// The connection is gone.
     pub fn disconnected(&mut self, reason: impl fmt::Display) {
         self.end(FetchEnd::Lost(reason.to_string()));
@@ -211,9 +217,10 @@ impl FetchSession {
     /// When [`Self::tick`] wants to be called again.
     pub fn next_deadline(&self) -> Millis {
         match self.state {
-            FetchState::Asking => self.heard.plus_ms(self.deadlines.handshake_ms),
+            FetchState::Asking => self.heard.last().plus_ms(self.deadlines.handshake_ms),
             FetchState::Receiving { .. } => self
                 .heard
+                .last()
                 .plus_ms(self.deadlines.idle_ms)
                 .min(self.said.plus_ms(self.deadlines.report_ms)),
             FetchState::Ended => Millis::new(u64::MAX),
@@ -222,21 +229,26 @@ impl FetchSession {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Millis) {
-        let Deadlines { handshake_ms, idle_ms, report_ms, .. } = self.deadlines;
-        let patience_ms = match self.state {
-            FetchState::Asking => handshake_ms,
-            FetchState::Receiving { .. } => idle_ms,
-            FetchState::Ended => return,
-        };
-        if now.since_ms(self.heard) >= patience_ms {
+        if self.has_ended() {
+            return;
+        }
+        let patience_ms = self.patience_ms();
+        if now.since_ms(self.heard.last()) >= patience_ms {
             self.end_with(now, ByeReason::Silent, FetchEnd::Silent(patience_ms));
-        } else if now.since_ms(self.said) >= report_ms {
+        } else if now.since_ms(self.said) >= self.deadlines.report_ms {
             self.send(Message::Ping, now);
         }
     }
 
     fn has_ended(&self) -> bool {
         matches!(self.state, FetchState::Ended)
+    }
+
+    fn patience_ms(&self) -> u64 {
+        match self.state {
+            FetchState::Asking => self.deadlines.handshake_ms,
+            FetchState::Receiving { .. } | FetchState::Ended => self.deadlines.idle_ms,
+        }
     }
 
     fn offered(&mut self, now: Millis, offer: Offer) {

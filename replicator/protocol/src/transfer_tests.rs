@@ -8,8 +8,13 @@ use quicksilver_format::{DbId, HistoryId, NodeId, Position, ProcessId, RunningHa
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const DEADLINES: Deadlines =
-    Deadlines { handshake_ms: 200, idle_ms: 600, ping_ms: 100, report_ms: 100 };
+const DEADLINES: Deadlines = Deadlines {
+    handshake_ms: 200,
+    idle_ms: 600,
+    ping_ms: 100,
+    report_ms: 100,
+    least_bytes_per_second: 100,
+};
 
 fn me(name: &str, run: u8) -> LocalNode {
     LocalNode {

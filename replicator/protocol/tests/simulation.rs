@@ -26,8 +26,13 @@ use quicksilver_protocol::{
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const DEADLINES: Deadlines =
-    Deadlines { handshake_ms: 200, idle_ms: 600, ping_ms: 100, report_ms: 100 };
+const DEADLINES: Deadlines = Deadlines {
+    handshake_ms: 200,
+    idle_ms: 600,
+    ping_ms: 100,
+    report_ms: 100,
+    least_bytes_per_second: 100,
+};
 const STEPS: usize = 3_000;
 const TRUE_BATCHES: usize = 60;
 

@@ -22,14 +22,17 @@ const READ_BYTES: usize = 64 << 10;
 const READ_LEAST_BYTES: usize = 4 << 10;
 /// A payload up to this size is copied next to its header, so that one write takes both.
 const COALESCE_BYTES: usize = 16 << 10;
+/// A socket that has taken so many bytes, or all there were, has made progress; less is a trickle,
+/// with which nobody gets anywhere.
+const PROGRESS_BYTES: usize = 256 << 10;
 /// For the last words of a session.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What [`Connection::exchange`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// Bytes came.
-    Read,
+    /// So many bytes came.
+    Read(usize),
     /// Bytes went.
     Wrote,
     /// The other end will send no more.
@@ -45,6 +48,8 @@ pub struct Connection<S> {
     input: BytesMut,
     output: VecDeque<Bytes>,
     last_progress: Instant,
+    /// What was taken since then.
+    taken_bytes: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
@@ -59,13 +64,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             input: BytesMut::new(),
             output: VecDeque::new(),
             last_progress,
+            taken_bytes: 0,
         }
     }
 
     /// Queues a frame.
     pub fn send(&mut self, frame: &EncodedFrame) {
         if self.output.is_empty() {
-            self.last_progress = Instant::now();
+            self.progressed();
         }
         let payload = frame.payload();
         if payload.len() <= COALESCE_BYTES {
@@ -83,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.output.is_empty()
     }
 
-    /// Since when the socket has not taken anything that is queued.
+    /// Since when the socket has taken nothing, or next to nothing, of what is queued.
     pub fn stalled_since(&self) -> Option<Instant> {
         (!self.output.is_empty()).then_some(self.last_progress)
     }
@@ -114,7 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let front = self.output.front().cloned().unwrap_or_default();
         tokio::select! {
             read = self.read.read_buf(&mut self.input), if reading => {
-                Ok(if read? == 0 { Moved::Eof } else { Moved::Read })
+                Ok(match read? {
+                    0 => Moved::Eof,
+                    bytes => Moved::Read(bytes),
+                })
             }
             written = self.write.write(&front), if !front.is_empty() => {
                 self.written(written?)?;
@@ -128,14 +137,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if bytes == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.last_progress = Instant::now();
         if let Some(front) = self.output.front_mut() {
             front.advance(bytes.min(front.len()));
             if front.is_empty() {
                 self.output.pop_front();
             }
         }
+        self.taken_bytes = self.taken_bytes.saturating_add(bytes);
+        if self.output.is_empty() || self.taken_bytes >= PROGRESS_BYTES {
+            self.progressed();
+        }
         Ok(())
+    }
+
+    fn progressed(&mut self) {
+        self.last_progress = Instant::now();
+        self.taken_bytes = 0;
     }
 
     /// Writes what is queued and closes. What the other end still sends is read and dropped for a

@@ -465,7 +465,8 @@ where
 
     fn moved(&mut self, moved: io::Result<Moved>) {
         match moved {
-            Ok(Moved::Read | Moved::Wrote) => {}
+            Ok(Moved::Read(bytes)) => self.session.bytes(self.clock.now(), bytes),
+            Ok(Moved::Wrote) => {}
             Ok(Moved::Eof) => self.session.disconnected("closed by the upstream"),
             Err(e) => self.session.disconnected(e),
         }

@@ -25,7 +25,7 @@ use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
 
 /// Bytes of records read from the log at once.
 const LOG_READ_BYTES: usize = 1 << 20;
-/// A downstream whose socket took nothing for so long is given up. It is longer than the idle
+/// A downstream whose socket made no progress for so long is given up. It is longer than the idle
 /// deadline: a follower that waits for its disk does not read, but reports that it lives.
 const STALL: Duration = Duration::from_secs(120);
 /// What a full node answers.
@@ -211,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     fn moved(&mut self, moved: std::io::Result<Moved>) {
         match moved {
-            Ok(Moved::Read | Moved::Wrote) => {}
+            Ok(Moved::Read(_) | Moved::Wrote) => {}
             Ok(Moved::Eof) => self.session.disconnected("closed by the downstream"),
             Err(e) => self.session.disconnected(e),
         }

@@ -175,7 +175,7 @@ where
         let stalled = connection.stalled_since().map(|since| since + STALL);
         tokio::select! {
             moved = connection.exchange(true) => match moved {
-                Ok(Moved::Read | Moved::Wrote) => {}
+                Ok(Moved::Read(_) | Moved::Wrote) => {}
                 Ok(Moved::Eof) => session.disconnected("closed by the receiver"),
                 Err(e) => session.disconnected(e),
             },
@@ -381,7 +381,8 @@ impl<D: Dial> Fetching<D> {
             }
             tokio::select! {
                 moved = connection.exchange(true) => match moved {
-                    Ok(Moved::Read | Moved::Wrote) => {}
+                    Ok(Moved::Read(bytes)) => session.bytes(clock.now(), bytes),
+                    Ok(Moved::Wrote) => {}
                     Ok(Moved::Eof) => session.disconnected("closed by the source"),
                     Err(e) => session.disconnected(e),
                 },

@@ -1,0 +1,252 @@
+//! Whether to stay with the upstream that is followed: when to ask another one, and whether to go
+//! there.
+//!
+//! Asking is a handshake that ends with its `Welcome` (a session whose stop is where this node is),
+//! beside the session that lives.
+//!
+//! Invariants:
+//! * an upstream is stale when it has brought no new heartbeat for [`STALE_MS`]. It is left only for
+//!   one whose handshake shows a fresher heartbeat than the newest that was heard: when the root is
+//!   down, all are equally stale, and nobody hunts;
+//! * an upstream that is not the preferred one is left for one that is preferred to it, as soon as
+//!   that one's handshake shows that it is not behind in heartbeats;
+//! * questions come with jitter, and the more of them brought nothing, the rarer.
+//!
+//! Heartbeats are compared by the entry that they follow, then by the root's clock, so that a root
+//! whose clock was set back is still fresher than a node that it has left behind. No clock of this
+//! node is compared with the root's.
+
+use quicksilver_format::{Heartbeat, Index};
+use rand::Rng;
+
+use crate::choice::UpstreamSlot;
+use crate::clock::Millis;
+
+/// No new heartbeat for so long: the upstream is stale. Many times the root's interval.
+pub const STALE_MS: u64 = 10_000;
+/// Between two questions of a node whose upstream is stale: at first,
+pub const ASK_STALE_MS: u64 = 10_000;
+/// and at most.
+pub const ASK_STALE_MAX_MS: u64 = 120_000;
+/// Between two questions of a node that follows another than its first upstream.
+pub const ASK_PREFERRED_MS: u64 = 300_000;
+
+const STALE_US: u64 = STALE_MS * 1_000;
+
+/// How it goes with the upstream that is followed.
+#[derive(Debug, Clone)]
+pub struct Tenure {
+    /// Whom this node follows, of so many.
+    slot: UpstreamSlot,
+    slots: usize,
+    /// The newest heartbeat that came, or that it had at the handshake.
+    heartbeat: Option<Heartbeat>,
+    /// When that came.
+    heard: Millis,
+    /// When to ask somebody else because this one is stale.
+    ask_stale_at: Millis,
+    /// Bound of the wait after that.
+    ask_stale_ms: u64,
+    /// When to ask one that is preferred.
+    ask_preferred_at: Millis,
+    /// Questions so far: those who can be asked are, in turn.
+    asked: usize,
+}
+
+impl Tenure {
+    /// A session with `slot`, one of `slots`, has just begun; its `Welcome` had this heartbeat.
+    pub fn new(
+        slot: UpstreamSlot,
+        slots: usize,
+        heartbeat: Option<Heartbeat>,
+        now: Millis,
+        rng: &mut impl Rng,
+    ) -> Self {
+        let mut tenure = Tenure {
+            slot,
+            slots,
+            heartbeat,
+            heard: now,
+            ask_stale_at: now,
+            ask_stale_ms: ASK_STALE_MS,
+            ask_preferred_at: now.plus_ms(jittered(ASK_PREFERRED_MS, rng)),
+            asked: 0,
+        };
+        tenure.refreshed(now, rng);
+        tenure
+    }
+
+    /// The upstream sent this.
+    pub fn heartbeat(&mut self, now: Millis, heartbeat: Heartbeat, rng: &mut impl Rng) {
+        // The newest one is repeated to whoever has just caught up.
+        if self.heartbeat != Some(heartbeat) {
+            self.heartbeat = Some(heartbeat);
+            self.refreshed(now, rng);
+        }
+    }
+
+    /// Whether the upstream has brought nothing new for too long.
+    pub fn is_stale(&self, now: Millis) -> bool {
+        now.since_ms(self.heard) >= STALE_MS
+    }
+
+    /// When [`Self::ask`] has a question.
+    pub fn next_deadline(&self) -> Millis {
+        match (self.slots, self.slot) {
+            (..2, _) => Millis::new(u64::MAX),
+            (_, UpstreamSlot(0)) => self.ask_stale_at,
+            _ => self.ask_stale_at.min(self.ask_preferred_at),
+        }
+    }
+
+    /// Whom to ask now, if anybody. Call it once per question: the next wait is drawn here.
+    pub fn ask(&mut self, now: Millis, rng: &mut impl Rng) -> Option<UpstreamSlot> {
+        if now < self.next_deadline() {
+            return None;
+        }
+        // A stale one may be left for anybody, a fresh one for those that are preferred to it.
+        let asked = if now >= self.ask_stale_at {
+            self.ask_stale_at = now.plus_ms(jittered(self.ask_stale_ms, rng));
+            self.ask_stale_ms = self.ask_stale_ms.saturating_mul(2).min(ASK_STALE_MAX_MS);
+            let other = self.asked % (self.slots - 1);
+            other + usize::from(other >= self.slot.0)
+        } else {
+            self.ask_preferred_at = now.plus_ms(jittered(ASK_PREFERRED_MS, rng));
+            self.asked % self.slot.0
+        };
+        self.asked = self.asked.wrapping_add(1);
+        Some(UpstreamSlot(asked))
+    }
+
+    /// `slot` would serve this node, and has this heartbeat: whether to leave for it.
+    pub fn is_better(&self, now: Millis, slot: UpstreamSlot, theirs: Option<Heartbeat>) -> bool {
+        let (theirs, mine) = (theirs.map(freshness), self.heartbeat.map(freshness));
+        if self.is_stale(now) {
+            return theirs > mine;
+        }
+        // Of two that are alive, either may be a heartbeat ahead.
+        let lately = mine.map(|(after, clock_us)| (after, clock_us.saturating_sub(STALE_US)));
+        slot < self.slot && theirs >= lately
+    }
+
+    fn refreshed(&mut self, now: Millis, rng: &mut impl Rng) {
+        self.heard = now;
+        self.ask_stale_ms = ASK_STALE_MS;
+        self.ask_stale_at = now.plus_ms(STALE_MS + rng.random_range(0..=ASK_STALE_MS / 2));
+    }
+}
+
+/// What two heartbeats are compared by.
+fn freshness(heartbeat: Heartbeat) -> (Index, u64) {
+    (heartbeat.after, heartbeat.root_clock_us)
+}
+
+/// From half of `ms` to all of it.
+fn jittered(ms: u64, rng: &mut impl Rng) -> u64 {
+    rng.random_range(ms / 2..=ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    const FIRST: UpstreamSlot = UpstreamSlot(0);
+
+    fn at(seconds: u64) -> Millis {
+        Millis::new(seconds * 1_000)
+    }
+
+    fn beat(after: u64, root_seconds: u64) -> Heartbeat {
+        Heartbeat { root_clock_us: root_seconds * 1_000_000, after: Index::new(after) }
+    }
+
+    fn tenure(slot: usize, slots: usize, rng: &mut StdRng) -> Tenure {
+        Tenure::new(UpstreamSlot(slot), slots, Some(beat(5, 100)), Millis::ZERO, rng)
+    }
+
+    /// Every question from `from` on, with its second, for `seconds`.
+    fn questions(tenure: &mut Tenure, from: u64, seconds: u64, rng: &mut StdRng) -> Vec<(u64, usize)> {
+        (from..from + seconds)
+            .filter_map(|second| Some((second, tenure.ask(at(second), rng)?.0)))
+            .collect()
+    }
+
+    #[test]
+    fn the_first_upstream_is_not_questioned_while_heartbeats_come() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tenure = tenure(0, 3, &mut rng);
+        for second in 0..3_600 {
+            tenure.heartbeat(at(second), beat(5, 100 + second), &mut rng);
+            assert_eq!(tenure.ask(at(second), &mut rng), None);
+            assert!(!tenure.is_better(at(second), UpstreamSlot(1), Some(beat(9, 9_999))));
+        }
+    }
+
+    /// Story: the upstream lives and says so, but has lost the root.
+    #[test]
+    fn a_stale_one_has_the_others_asked_in_turn_ever_more_rarely() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let mut in_the_middle = tenure(1, 3, &mut rng);
+        let whom = questions(&mut in_the_middle, 0, 60, &mut rng);
+        assert_eq!(whom.iter().map(|(_, slot)| *slot).take(3).collect::<Vec<_>>(), [0, 2, 0]);
+        let mut tenure = tenure(0, 3, &mut rng);
+        let asked = questions(&mut tenure, 0, 600, &mut rng);
+        assert!((10..=15).contains(&asked[0].0), "{asked:?}");
+        let whom: Vec<usize> = asked.iter().map(|(_, slot)| *slot).take(4).collect();
+        assert_eq!(whom, [1, 2, 1, 2]);
+        let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!(gaps[0] <= 10, "{gaps:?}");
+        assert!(gaps.iter().skip(5).all(|gap| (59..=121).contains(gap)), "{gaps:?}");
+        // And soon again after the next time.
+        tenure.heartbeat(at(600), beat(6, 700), &mut rng);
+        assert!(questions(&mut tenure, 600, 10, &mut rng).is_empty());
+        assert!(!questions(&mut tenure, 610, 6, &mut rng).is_empty());
+    }
+
+    #[test]
+    fn a_repeated_heartbeat_is_nothing_new() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut tenure = tenure(0, 2, &mut rng);
+        tenure.heartbeat(at(9), beat(5, 100), &mut rng);
+        assert!(tenure.is_stale(at(10)));
+    }
+
+    #[test]
+    fn a_stale_one_is_left_only_for_a_fresher_one() {
+        let mut rng = StdRng::seed_from_u64(4);
+        let tenure = tenure(0, 2, &mut rng);
+        let better = |theirs| tenure.is_better(at(60), UpstreamSlot(1), theirs);
+        assert!(!better(None));
+        assert!(!better(Some(beat(5, 100))), "the root is down: all have the same");
+        assert!(!better(Some(beat(4, 999))));
+        assert!(better(Some(beat(5, 101))));
+        assert!(better(Some(beat(6, 1))), "the root's clock was set back");
+    }
+
+    #[test]
+    fn a_preferred_one_is_returned_to_once_it_is_as_fresh() {
+        let mut rng = StdRng::seed_from_u64(5);
+        let mut tenure = tenure(2, 3, &mut rng);
+        let mut asked = Vec::new();
+        for second in 0..1_800 {
+            tenure.heartbeat(at(second), beat(5, 100 + second), &mut rng);
+            asked.extend(questions(&mut tenure, second, 1, &mut rng));
+        }
+        assert!((6..=12).contains(&asked.len()), "{asked:?}");
+        assert!(asked.iter().all(|(_, slot)| *slot < 2), "only preferred ones: {asked:?}");
+        let better = |slot, theirs| tenure.is_better(at(1_800), UpstreamSlot(slot), theirs);
+        assert!(better(0, Some(beat(5, 1_895))));
+        assert!(!better(0, Some(beat(5, 1_880))), "it is stale itself");
+        assert!(!better(0, None));
+        assert!(!better(2, Some(beat(5, 9_999))));
+    }
+
+    #[test]
+    fn who_has_one_upstream_asks_nobody() {
+        let mut rng = StdRng::seed_from_u64(6);
+        let mut tenure = Tenure::new(FIRST, 1, None, Millis::ZERO, &mut rng);
+        assert!(questions(&mut tenure, 0, 600, &mut rng).is_empty());
+    }
+}
