@@ -19,6 +19,11 @@ pub struct Deadlines {
     /// A frame that takes longer than the silence that is allowed must come at least this fast:
     /// then its bytes count as a sign of life. Slower is silence.
     pub least_bytes_per_second: u64,
+    /// An upstream that brought no new heartbeat for so long is stale. Many times the root's
+    /// interval.
+    pub stale_ms: u64,
+    /// A node that follows a less preferred upstream asks those before it about so often.
+    pub ask_preferred_ms: u64,
 }
 
 impl Default for Deadlines {
@@ -29,6 +34,8 @@ impl Default for Deadlines {
             ping_ms: 5_000,
             report_ms: 5_000,
             least_bytes_per_second: 4 << 10,
+            stale_ms: 10_000,
+            ask_preferred_ms: 300_000,
         }
     }
 }

@@ -5,7 +5,8 @@
 //! beside the session that lives.
 //!
 //! Invariants:
-//! * an upstream is stale when it has brought no new heartbeat for [`STALE_MS`]. It is left only for
+//! * an upstream is stale when it has brought no new heartbeat for
+//!   [`stale_ms`](Deadlines::stale_ms). It is left only for
 //!   one whose handshake shows a fresher heartbeat than the newest that was heard: when the root is
 //!   down, all are equally stale, and nobody hunts;
 //! * an upstream that is not the preferred one is left for one that is preferred to it, as soon as
@@ -21,17 +22,11 @@ use rand::Rng;
 
 use crate::choice::UpstreamSlot;
 use crate::clock::Millis;
+use crate::deadlines::Deadlines;
 
-/// No new heartbeat for so long: the upstream is stale. Many times the root's interval.
-pub const STALE_MS: u64 = 10_000;
-/// Between two questions of a node whose upstream is stale: at first,
-pub const ASK_STALE_MS: u64 = 10_000;
-/// and at most.
-pub const ASK_STALE_MAX_MS: u64 = 120_000;
-/// Between two questions of a node that follows another than its first upstream.
-pub const ASK_PREFERRED_MS: u64 = 300_000;
-
-const STALE_US: u64 = STALE_MS * 1_000;
+/// The bound of the waits between two questions of a node whose upstream is stale grows from
+/// `stale_ms` to so many times that.
+const ASK_STALE_MAX: u64 = 12;
 
 /// How it goes with the upstream that is followed.
 #[derive(Debug, Clone)]
@@ -39,6 +34,7 @@ pub struct Tenure {
     /// Whom this node follows, of so many.
     slot: UpstreamSlot,
     slots: usize,
+    deadlines: Deadlines,
     /// The newest heartbeat that came, or that it had at the handshake.
     heartbeat: Option<Heartbeat>,
     /// When that came.
@@ -59,17 +55,19 @@ impl Tenure {
         slot: UpstreamSlot,
         slots: usize,
         heartbeat: Option<Heartbeat>,
+        deadlines: Deadlines,
         now: Millis,
         rng: &mut impl Rng,
     ) -> Self {
         let mut tenure = Tenure {
             slot,
             slots,
+            deadlines,
             heartbeat,
             heard: now,
             ask_stale_at: now,
-            ask_stale_ms: ASK_STALE_MS,
-            ask_preferred_at: now.plus_ms(jittered(ASK_PREFERRED_MS, rng)),
+            ask_stale_ms: deadlines.stale_ms,
+            ask_preferred_at: now.plus_ms(jittered(deadlines.ask_preferred_ms, rng)),
             asked: 0,
         };
         tenure.refreshed(now, rng);
@@ -87,7 +85,7 @@ impl Tenure {
 
     /// Whether the upstream has brought nothing new for too long.
     pub fn is_stale(&self, now: Millis) -> bool {
-        now.since_ms(self.heard) >= STALE_MS
+        now.since_ms(self.heard) >= self.deadlines.stale_ms
     }
 
     /// When [`Self::ask`] has a question.
@@ -104,14 +102,16 @@ impl Tenure {
         if now < self.next_deadline() {
             return None;
         }
+        let Deadlines { stale_ms, ask_preferred_ms, .. } = self.deadlines;
         // A stale one may be left for anybody, a fresh one for those that are preferred to it.
         let asked = if now >= self.ask_stale_at {
             self.ask_stale_at = now.plus_ms(jittered(self.ask_stale_ms, rng));
-            self.ask_stale_ms = self.ask_stale_ms.saturating_mul(2).min(ASK_STALE_MAX_MS);
+            let most_ms = stale_ms.saturating_mul(ASK_STALE_MAX);
+            self.ask_stale_ms = self.ask_stale_ms.saturating_mul(2).min(most_ms);
             let other = self.asked % (self.slots - 1);
             other + usize::from(other >= self.slot.0)
         } else {
-            self.ask_preferred_at = now.plus_ms(jittered(ASK_PREFERRED_MS, rng));
+            self.ask_preferred_at = now.plus_ms(jittered(ask_preferred_ms, rng));
             self.asked % self.slot.0
         };
         self.asked = self.asked.wrapping_add(1);
@@ -125,14 +125,16 @@ impl Tenure {
             return theirs > mine;
         }
         // Of two that are alive, either may be a heartbeat ahead.
-        let lately = mine.map(|(after, clock_us)| (after, clock_us.saturating_sub(STALE_US)));
+        let stale_us = self.deadlines.stale_ms.saturating_mul(1_000);
+        let lately = mine.map(|(after, clock_us)| (after, clock_us.saturating_sub(stale_us)));
         slot < self.slot && theirs >= lately
     }
 
     fn refreshed(&mut self, now: Millis, rng: &mut impl Rng) {
         self.heard = now;
-        self.ask_stale_ms = ASK_STALE_MS;
-        self.ask_stale_at = now.plus_ms(STALE_MS + rng.random_range(0..=ASK_STALE_MS / 2));
+        let stale_ms = self.deadlines.stale_ms;
+        self.ask_stale_ms = stale_ms;
+        self.ask_stale_at = now.plus_ms(stale_ms + rng.random_range(0..=stale_ms / 2));
     }
 }
 
@@ -152,8 +154,6 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    const FIRST: UpstreamSlot = UpstreamSlot(0);
-
     fn at(seconds: u64) -> Millis {
         Millis::new(seconds * 1_000)
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn tenure(slot: usize, slots: usize, rng: &mut StdRng) -> Tenure {
-        Tenure::new(UpstreamSlot(slot), slots, Some(beat(5, 100)), Millis::ZERO, rng)
+        Tenure::new(UpstreamSlot(slot), slots, Some(beat(5, 100)), Deadlines::default(), Millis::ZERO, rng)
     }
 
     /// Every question from `from` on, with its second, for `seconds`.
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn who_has_one_upstream_asks_nobody() {
         let mut rng = StdRng::seed_from_u64(6);
-        let mut tenure = Tenure::new(FIRST, 1, None, Millis::ZERO, &mut rng);
+        let mut tenure = Tenure::new(UpstreamSlot(0), 1, None, Deadlines::default(), Millis::ZERO, &mut rng);
         assert!(questions(&mut tenure, 0, 600, &mut rng).is_empty());
     }
 }

@@ -14,6 +14,8 @@ const DEADLINES: Deadlines = Deadlines {
     ping_ms: 100,
     report_ms: 100,
     least_bytes_per_second: 100,
+    stale_ms: 1_000,
+    ask_preferred_ms: 30_000,
 };
 
 fn me(name: &str, run: u8) -> LocalNode {

@@ -32,6 +32,8 @@ const DEADLINES: Deadlines = Deadlines {
     ping_ms: 100,
     report_ms: 100,
     least_bytes_per_second: 100,
+    stale_ms: 1_000,
+    ask_preferred_ms: 30_000,
 };
 const STEPS: usize = 3_000;
 const TRUE_BATCHES: usize = 60;

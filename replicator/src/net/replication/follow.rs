@@ -5,10 +5,12 @@
 //!   order and under one lock, and only when the feed has room;
 //! * after a reset of the feed the session is dropped, and the next one starts from what is on
 //!   disk;
-//! * losing or refusing an upstream changes nothing about what this node serves.
+//! * losing or refusing an upstream changes nothing about what this node serves;
+//! * another upstream is asked beside the session that lives, which ends only for a better one.
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +18,8 @@ use quicksilver_format::{Address, Heartbeat, Index, NodeId};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::{
     ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
-    FollowerSession, Lineage, Millis, Next, Quota, SessionEnd, Start, UpstreamSlot, Welcome,
+    FollowerSession, Lineage, Millis, Next, Quota, SessionEnd, Start, Tenure, UpstreamSlot,
+    Welcome,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -45,6 +48,10 @@ pub struct Upstreams {
 impl Upstreams {
     fn at(&self, slot: UpstreamSlot) -> Option<&Address> {
         self.primary.iter().chain(&self.secondary).nth(slot.0)
+    }
+
+    fn len(&self) -> usize {
+        self.primary.len() + self.secondary.len()
     }
 }
 
@@ -201,12 +208,16 @@ pub async fn follow<D: Dial>(
                     () = tokio::time::sleep(Duration::from_millis(after_ms)) => {}
                     _ = shutdown.wait_for(|down| *down) => return,
                 }
-                let (end, streamed_ms) = context.session(address, &mut shutdown).await;
+                let Session { end, streamed_ms, better } =
+                    context.session(&upstreams, slot, address, &mut shutdown).await;
                 if *shutdown.borrow() {
                     return;
                 }
                 context.report(address, &end);
                 chooser.ended(&end, streamed_ms);
+                if let Some(slot) = better {
+                    chooser.go_to(slot);
+                }
             }
             Next::Snapshot { oldest, slot } => {
                 context.report_snapshot(oldest, upstreams.at(slot));
@@ -220,37 +231,55 @@ pub async fn follow<D: Dial>(
     }
 }
 
+/// How a session went.
+struct Session {
+    end: SessionEnd,
+    /// For how long it streamed; 0 when it never did.
+    streamed_ms: u64,
+    /// For whom it was left.
+    better: Option<UpstreamSlot>,
+}
+
+impl Session {
+    fn never_connected(reason: impl std::fmt::Display) -> Self {
+        Session { end: SessionEnd::never_connected(reason), streamed_ms: 0, better: None }
+    }
+}
+
 impl<D: Dial> FollowContext<D> {
-    /// One session with `address`, and for how long it streamed.
+    /// One session with `address`, which is `slot` of `upstreams`.
     async fn session(
         &self,
+        upstreams: &Upstreams,
+        slot: UpstreamSlot,
         address: &Address,
         shutdown: &mut watch::Receiver<bool>,
-    ) -> (SessionEnd, u64) {
+    ) -> Session {
         self.status.send_modify(|status| status.address = Some(address.clone()));
         let patience = Duration::from_millis(self.deadlines.handshake_ms);
         let dialled = tokio::select! {
             dialled = tokio::time::timeout(patience, self.dial.dial(address)) => dialled,
             _ = shutdown.wait_for(|down| *down) => {
-                return (SessionEnd::never_connected("this node is shutting down"), 0);
+                return Session::never_connected("this node is shutting down");
             }
         };
         let stream = match dialled {
             Ok(Ok(stream)) => stream,
-            Ok(Err(e)) => return (SessionEnd::never_connected(format!("{address}: {e}")), 0),
+            Ok(Err(e)) => return Session::never_connected(format!("{address}: {e}")),
             Err(_) => {
-                let reason = format!("{address}: no connection within {patience:?}");
-                return (SessionEnd::never_connected(reason), 0);
+                return Session::never_connected(format!(
+                    "{address}: no connection within {patience:?}"
+                ));
             }
         };
-        let mut driver = Driver::new(stream, self);
+        let mut driver = Driver::new(stream, self, upstreams, slot);
         let end = driver.run(shutdown).await;
         let streamed_ms =
             driver.streaming_since.map_or(0, |since| driver.clock.now().since_ms(since).max(1));
+        let better = driver.better;
         self.orphaned();
         driver.connection.finish().await;
-        let end = self.judge(end).await;
-        (end, streamed_ms)
+        Session { end: self.judge(end).await, streamed_ms, better }
     }
 
     /// Tells a source that is behind from one that was restored to another past.
@@ -292,6 +321,7 @@ impl<D: Dial> FollowContext<D> {
             _ if end.is_restart() => {
                 tracing::info!(%node, upstream = %address, "the upstream is restarting");
             }
+            _ if end.cause == EndCause::Left(ByeReason::Leaving) => {}
             Decision::Reconnect | Decision::TryAnother { .. } | Decision::NeedSnapshot { .. } => {
                 tracing::warn!(%node, upstream = %address, reason = %end, "upstream lost");
             }
@@ -385,8 +415,33 @@ pub fn set_quota(known: &watch::Sender<Option<Quota>>, quota: Quota) {
     known.send_if_modified(|known| known.replace(quota) != Some(quota));
 }
 
+/// A question to another upstream, and its answer.
+type Question<'a> =
+    Pin<Box<dyn Future<Output = (UpstreamSlot, &'a Address, Option<Welcome>)> + Send + 'a>>;
+
+/// The answer to a question; never, when none was asked.
+async fn answer<'a>(
+    asking: &mut Option<Question<'a>>,
+) -> (UpstreamSlot, &'a Address, Option<Welcome>) {
+    match asking {
+        Some(question) => {
+            let answer = question.await;
+            *asking = None;
+            answer
+        }
+        None => std::future::pending().await,
+    }
+}
+
 struct Driver<'a, S, D> {
     context: &'a FollowContext<D>,
+    upstreams: &'a Upstreams,
+    slot: UpstreamSlot,
+    /// Since the `Welcome`.
+    tenure: Option<Tenure>,
+    asking: Option<Question<'a>>,
+    better: Option<UpstreamSlot>,
+    rng: StdRng,
     connection: Connection<S>,
     session: FollowerSession,
     clock: Clock,
@@ -399,7 +454,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     D: Dial,
 {
-    fn new(stream: S, context: &'a FollowContext<D>) -> Self {
+    fn new(
+        stream: S,
+        context: &'a FollowContext<D>,
+        upstreams: &'a Upstreams,
+        slot: UpstreamSlot,
+    ) -> Self {
         let clock = Clock::start();
         // What the writer has been given but has not committed is the beginning of this session,
         // too: if that commit fails, the feed is reset and the session with it.
@@ -417,6 +477,12 @@ where
             clock,
             epoch: state.epoch,
             streaming_since: None,
+            upstreams,
+            slot,
+            tenure: None,
+            asking: None,
+            better: None,
+            rng: StdRng::from_os_rng(),
             context,
         }
     }
@@ -446,11 +512,19 @@ where
             if !room {
                 self.session.not_reading(self.clock.now());
             }
+            self.ask();
             let stalled = self.connection.stalled_since().map(|since| since + STALL);
-            let deadline = self.clock.instant(self.session.next_deadline());
+            let mut deadline = self.session.next_deadline();
+            if let (Some(tenure), None) = (&self.tenure, &self.asking) {
+                deadline = deadline.min(tenure.next_deadline());
+            }
+            let deadline = self.clock.instant(deadline);
             let wake = stalled.map_or(deadline, |stalled| stalled.min(deadline));
             tokio::select! {
                 moved = self.connection.exchange(room) => self.moved(moved),
+                (slot, address, welcome) = answer(&mut self.asking) => {
+                    self.answered(slot, address, welcome);
+                }
                 _ = feed_changes.changed() => {}
                 _ = shutdown.changed() => {}
                 () = tokio::time::sleep_until(wake) => {
@@ -461,6 +535,30 @@ where
                 }
             }
         }
+    }
+
+    /// Asks another upstream, when it is time to.
+    fn ask(&mut self) {
+        let (None, Some(tenure)) = (&self.asking, &mut self.tenure) else { return };
+        let Some(slot) = tenure.ask(self.clock.now(), &mut self.rng) else { return };
+        let Some(address) = self.upstreams.at(slot) else { return };
+        let context = self.context;
+        self.asking = Some(Box::pin(async move { (slot, address, context.ask(address).await) }));
+    }
+
+    fn answered(&mut self, slot: UpstreamSlot, address: &Address, welcome: Option<Welcome>) {
+        let (Some(tenure), Some(welcome)) = (&self.tenure, welcome) else { return };
+        let now = self.clock.now();
+        if !tenure.is_better(now, slot, welcome.heartbeat) {
+            return;
+        }
+        tracing::info!(
+            node = %self.context.name.node_id, to = %welcome.node_id, address = %address,
+            stale = tenure.is_stale(now),
+            "leaving the upstream for another one: a fresher one, or one that is preferred"
+        );
+        self.better = Some(slot);
+        self.session.leave(ByeReason::Leaving);
     }
 
     fn moved(&mut self, moved: io::Result<Moved>) {
@@ -518,6 +616,11 @@ where
                     context.feed.push_batch(self.epoch, &batch, || sink.apply(batch.clone()))
                 }
                 FollowerAction::DeliverControl(record) => {
+                    if let (Some(tenure), Ok(Some(heartbeat))) =
+                        (&mut self.tenure, Heartbeat::from_record(&record))
+                    {
+                        tenure.heartbeat(self.clock.now(), heartbeat, &mut self.rng);
+                    }
                     let sink = &context.sink;
                     let handed = record.clone();
                     context.feed.push_control(self.epoch, record, || sink.control(handed))
@@ -543,7 +646,16 @@ where
     }
 
     fn welcomed(&mut self, welcome: &Welcome) {
-        self.streaming_since = Some(self.clock.now());
+        let now = self.clock.now();
+        self.streaming_since = Some(now);
+        self.tenure = Some(Tenure::new(
+            self.slot,
+            self.upstreams.len(),
+            welcome.heartbeat,
+            self.context.deadlines,
+            now,
+            &mut self.rng,
+        ));
         tracing::info!(
             node = %self.context.name.node_id, upstream = %welcome.node_id,
             site = welcome.site, path = %welcome.lineage, index = %welcome.position.index,

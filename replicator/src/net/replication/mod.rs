@@ -15,11 +15,13 @@
 //!   it.
 //! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
 //! * [`follow`](mod@follow): the upstream: dialling, the session, and what an operator is told about it.
+//!   `ask`: whether another one would be better.
 //! * [`transfer`]: snapshots, fetched and served.
 //! * [`connection`]: bytes in and out of a stream, bounded.
 //!
 //! There is no LMDB here: the store is behind [`ReplicaLog`] (reads) and [`BatchSink`] (writes).
 
+mod ask;
 pub mod connection;
 pub mod downstreams;
 pub mod feed;

@@ -201,6 +201,22 @@ impl Node {
         limits: FeedLimits,
         max_downstreams: usize,
     ) -> Arc<Self> {
+        Arc::new(Self::build(name, db_id, log, limits, max_downstreams))
+    }
+
+    fn with_deadlines(name: &str, log: &[Batch], deadlines: Deadlines) -> Arc<Self> {
+        let mut node = Self::build(name, DB, log, FeedLimits::default(), 100);
+        node.deadlines = deadlines;
+        Arc::new(node)
+    }
+
+    fn build(
+        name: &str,
+        db_id: DbId,
+        log: &[Batch],
+        limits: FeedLimits,
+        max_downstreams: usize,
+    ) -> Self {
         let name = NodeName {
             node_id: NodeId::new(name).unwrap(),
             site: "ams".to_owned(),
@@ -218,7 +234,7 @@ impl Node {
         let feed = Arc::new(Feed::new(limits, Store::end_of(&disk)));
         let store = Arc::new(Store { disk: Mutex::new(disk), feed: Arc::clone(&feed) });
         let orphan = Lineage::orphan(&name.local(identity), String::new());
-        Arc::new(Node {
+        Node {
             name,
             store,
             feed,
@@ -228,7 +244,7 @@ impl Node {
             status: watch::Sender::new(UpstreamStatus::new()),
             shutdown: watch::Sender::new(false),
             deadlines: Deadlines { ping_ms: 50, report_ms: 50, ..Deadlines::default() },
-        })
+        }
     }
 
     fn root(log: &[Batch]) -> Arc<Self> {
@@ -252,8 +268,11 @@ impl Node {
     }
 
     fn heartbeat(&self) -> Heartbeat {
-        let end = self.feed.state().end.index;
-        let heartbeat = Heartbeat { root_clock_us: end.get() * 10 + 1, after: end };
+        self.heartbeat_at(self.feed.state().end.index.get() * 10 + 1)
+    }
+
+    fn heartbeat_at(&self, root_clock_us: u64) -> Heartbeat {
+        let heartbeat = Heartbeat { root_clock_us, after: self.feed.state().end.index };
         self.feed.push_control(self.feed.state().epoch, heartbeat.to_record(), || ()).unwrap();
         heartbeat
     }
@@ -395,6 +414,42 @@ async fn a_late_follower_gets_the_newest_heartbeat() {
     until_same(&leaf, &root).await;
     let there = || leaf.store.disk.lock().unwrap().controls.contains(&heartbeat.to_record());
     until("the heartbeat of before", there).await;
+}
+
+/// Story: a relay lives, but has lost the root. Its leaf stays with it while nobody is fresher,
+/// leaves it for the root when that one is, and comes back when the relay is well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_upstream_is_left_for_a_fresher_one_and_returned_to() {
+    let log = log_of(&[2, 3]);
+    let (relay, root) = (Node::new("relay", &log), Node::root(&log));
+    let deadlines = Deadlines { stale_ms: 300, ask_preferred_ms: 200, ..relay.deadlines };
+    let leaf = Node::with_deadlines("leaf", &log, deadlines);
+    for node in [&relay, &root] {
+        node.heartbeat_at(1);
+    }
+    Network::of(&[&relay, &root]).follow(&leaf, &[&relay, &root]);
+    let follows = |node: &Arc<Node>| leaf.status().node_id == Some(node.name.node_id.clone());
+    until("it follows the relay", || follows(&relay)).await;
+    let asked_root = || root.downstreams.progress().borrow().to_owned() >= 6;
+    until("it has asked the root, three times", asked_root).await;
+    assert!(follows(&relay) && leaf.status().sessions == 1, "nobody is fresher");
+
+    root.heartbeat_at(2);
+    until("it follows the root", || follows(&root)).await;
+    let next = root.write_new(2);
+    until_same(&leaf, &root).await;
+
+    relay.write(&next);
+    let mut clock_us = 3;
+    while !follows(&relay) {
+        assert!(clock_us < 10_000, "it does not return");
+        for node in [&relay, &root] {
+            node.heartbeat_at(clock_us);
+        }
+        clock_us += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(leaf.store.end(), root.store.end());
 }
 
 /// The root says it, relays pass it on; who is new hears it from a relay that has lost its root, and
