@@ -8,6 +8,7 @@
 //! * [`frame`]: how bytes become frames. [`message`]: what frames say.
 //! * [`follower`]: the downstream end of a session; refuses everything that is not the next batch
 //!   of its own log. [`source`]: the upstream end.
+//! * [`recent`]: the recent part of the stream in memory, which makes cut-through possible.
 //! * [`transfer`]: fetching a snapshot, both ends.
 //! * [`choice`]: which upstream to try next, and when. [`tenure`]: whether to stay with it.
 //! * [`deadlines`]: every timeout of a session, in one place.
@@ -21,6 +22,7 @@ pub mod deadlines;
 pub mod follower;
 pub mod frame;
 pub mod message;
+pub mod recent;
 pub mod source;
 pub mod tenure;
 pub mod transfer;
@@ -42,6 +44,7 @@ pub use message::{
     ByeReason, Fetch, Hello, Hop, Lineage, LocalNode, Message, Offer, Quota, Refusal, Refused,
     Start, VersionRange, Wanted, Welcome,
 };
+pub use recent::{FeedLimits, Recent};
 pub use source::{BatchFrame, LogFact, SourceAction, SourceEnd, SourceSession, SourceState};
 pub use tenure::Tenure;
 pub use transfer::{

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::net::replication::tests::{DB, batch};
 use proptest::prelude::*;
+use quicksilver_format::Heartbeat;
+use quicksilver_protocol::recent::Item;
 
 const SMALL: FeedLimits =
     FeedLimits { items: 4, bytes: 1 << 20, pending_batches: 2, pending_bytes: 1 << 20 };
@@ -104,7 +106,7 @@ fn what_the_writer_holds_decompressed_is_pending_too() {
     feed.committed(first.after());
     assert!(feed.has_room());
     feed.committed(second.after());
-    assert_eq!(feed.ring().pending_bytes, 0);
+    assert_eq!(feed.state().pending_bytes, 0);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use quicksilver_format::{Address, Heartbeat, Index, NodeId};
 use quicksilver_protocol::follower::FollowOptions;
+use quicksilver_protocol::recent::{Epoch, PushError};
 use quicksilver_protocol::{
     ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
     FollowerSession, Lineage, Millis, Next, Quota, SessionEnd, Start, Tenure, UpstreamSlot,
@@ -27,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::connection::{Connection, Moved};
-use super::feed::{Epoch, Feed, PushError};
+use super::feed::Feed;
 use super::transfer::Fetching;
 use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking};
 use crate::net::heavy;

@@ -11,8 +11,7 @@
 //! ```
 //!
 //! * [`feed`]: the recent part of the stream in memory, between the one who adds to it (the root's
-//!   sequencer, or [`follow`](mod@follow)) and everyone who reads it. It makes cut-through possible and bounds
-//!   it.
+//!   sequencer, or [`follow`](mod@follow)) and everyone who reads it.
 //! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
 //! * [`follow`](mod@follow): the upstream: dialling, the session, and what an operator is told about it.
 //!   `ask`: whether another one would be better.
@@ -37,11 +36,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quicksilver_format::meta::Identity;
 use quicksilver_format::{Batch, ControlRecord, HistoryId, Index, NodeId, Position, ProcessId};
+pub use quicksilver_protocol::FeedLimits;
 use quicksilver_protocol::{LocalNode, LogFact, Millis};
 use tokio::time::Instant;
 
 pub use downstreams::{Downstream, Downstreams};
-pub use feed::{Feed, FeedLimits};
+pub use feed::Feed;
 pub use follow::{
     Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow, set_quota,
 };

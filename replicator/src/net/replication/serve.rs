@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quicksilver_format::{HistoryId, Index, NodeId, Position};
+use quicksilver_protocol::recent::{Cursor, Epoch, Item, Read};
 use quicksilver_protocol::{
     BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, Quota,
     SourceAction, SourceEnd, SourceSession, SourceState, Start,
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 
 use super::connection::{Connection, Moved};
 use super::downstreams::{Downstreams, Registration};
-use super::feed::{Cursor, Epoch, Feed, Item, Read};
+use super::feed::Feed;
 use super::transfer::{self, OfferContext};
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
 

@@ -18,8 +18,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::feed::FeedState;
 use super::*;
+use quicksilver_protocol::recent::FeedState;
 
 pub(super) const DB: DbId = DbId::from_bytes([0xdb; 16]);
 const PATIENCE: Duration = Duration::from_secs(20);
