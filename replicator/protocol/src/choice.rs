@@ -165,6 +165,12 @@ impl Chooser {
         self.failures_here = 0;
     }
 
+    /// The session has ended because its upstream is stale and no other one has the log.
+    pub fn fetch(&mut self, oldest: Index, slot: UpstreamSlot) {
+        self.too_old = Some((oldest, slot));
+        self.round_over = true;
+    }
+
     fn advance(&mut self) {
         self.failures += 1;
         self.failures_here = 0;
@@ -350,6 +356,16 @@ mod tests {
         assert!(slot == 1 && after_ms <= BACKOFF_BASE_MS, "{slot} after {after_ms} ms");
         chooser.ended(&busy(0), 0);
         assert_eq!(dial(&mut chooser, &mut rng).0, 2);
+    }
+
+    #[test]
+    fn a_snapshot_that_tenure_wants_is_the_next_thing() {
+        let (mut chooser, mut rng) = (Chooser::new(2, 0), rng());
+        chooser.ended(&end(EndCause::Left(ByeReason::Leaving)), 60_000);
+        chooser.fetch(Index::new(40), UpstreamSlot(1));
+        let wanted = Next::Snapshot { oldest: Index::new(40), slot: UpstreamSlot(1) };
+        assert_eq!(chooser.next(&mut rng), wanted);
+        assert_eq!(dial(&mut chooser, &mut rng).0, 0);
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //!   [`stale_ms`](Deadlines::stale_ms). It is left only for
 //!   one whose handshake shows a fresher heartbeat than the newest that was heard: when the root is
 //!   down, all are equally stale, and nobody hunts;
+//! * when none of the others is fresher and serves this node, and the log of one of them begins after
+//!   where this node is, that one is ahead for certain: a snapshot is fetched;
 //! * an upstream that is not the preferred one is left for one that is preferred to it, as soon as
 //!   that one's handshake shows that it is not behind in heartbeats;
 //! * questions come with jitter, and the more of them brought nothing, the rarer.
@@ -17,12 +19,15 @@
 //! whose clock was set back is still fresher than a node that it has left behind. No clock of this
 //! node is compared with the root's.
 
+use std::collections::BTreeSet;
+
 use quicksilver_format::{Heartbeat, Index};
 use rand::Rng;
 
 use crate::choice::UpstreamSlot;
 use crate::clock::Millis;
 use crate::deadlines::Deadlines;
+use crate::follower::{Decision, SessionEnd};
 
 /// The bound of the waits between two questions of a node whose upstream is stale grows from
 /// `stale_ms` to so many times that.
@@ -47,6 +52,50 @@ pub struct Tenure {
     ask_preferred_at: Millis,
     /// Questions so far: those who can be asked are, in turn.
     asked: usize,
+    /// Who has been asked since it went stale, and could not help.
+    unhelpful: BTreeSet<UpstreamSlot>,
+    /// The longest log of theirs that was still too short.
+    too_old: Option<(Index, UpstreamSlot)>,
+}
+
+/// What another upstream says to a node that stands where this one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It would serve it, and has this heartbeat.
+    Welcome(Option<Heartbeat>),
+    /// Its log begins after that.
+    LogTooOld {
+        /// The oldest entry it has.
+        oldest: Index,
+    },
+    /// Nothing, or another refusal.
+    Nothing,
+}
+
+impl Answer {
+    /// A handshake that ended like this.
+    pub fn of(end: &SessionEnd) -> Self {
+        match end.decision() {
+            Decision::NeedSnapshot { oldest } => Answer::LogTooOld { oldest },
+            _ => Answer::Nothing,
+        }
+    }
+}
+
+/// What follows from an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// This node stays where it is.
+    Stay,
+    /// It goes to that one.
+    Leave(UpstreamSlot),
+    /// It leaves, and fetches a snapshot that reaches to this entry at least.
+    Fetch {
+        /// The oldest entry that any of the others has.
+        oldest: Index,
+        /// Who has it.
+        slot: UpstreamSlot,
+    },
 }
 
 impl Tenure {
@@ -69,6 +118,8 @@ impl Tenure {
             ask_stale_ms: deadlines.stale_ms,
             ask_preferred_at: now.plus_ms(jittered(deadlines.ask_preferred_ms, rng)),
             asked: 0,
+            unhelpful: BTreeSet::new(),
+            too_old: None,
         };
         tenure.refreshed(now, rng);
         tenure
@@ -118,8 +169,29 @@ impl Tenure {
         Some(UpstreamSlot(asked))
     }
 
-    /// `slot` would serve this node, and has this heartbeat: whether to leave for it.
-    pub fn is_better(&self, now: Millis, slot: UpstreamSlot, theirs: Option<Heartbeat>) -> bool {
+    /// `slot` has answered.
+    pub fn answered(&mut self, now: Millis, slot: UpstreamSlot, answer: Answer) -> Verdict {
+        match answer {
+            Answer::Welcome(theirs) if self.is_better(now, slot, theirs) => {
+                return Verdict::Leave(slot);
+            }
+            Answer::LogTooOld { oldest } if self.too_old.is_none_or(|(best, _)| oldest < best) => {
+                self.too_old = Some((oldest, slot));
+            }
+            _ => {}
+        }
+        if self.is_stale(now) {
+            self.unhelpful.insert(slot);
+        }
+        match self.too_old {
+            Some((oldest, slot)) if self.unhelpful.len() + 1 >= self.slots => {
+                Verdict::Fetch { oldest, slot }
+            }
+            _ => Verdict::Stay,
+        }
+    }
+
+    fn is_better(&self, now: Millis, slot: UpstreamSlot, theirs: Option<Heartbeat>) -> bool {
         let (theirs, mine) = (theirs.map(freshness), self.heartbeat.map(freshness));
         if self.is_stale(now) {
             return theirs > mine;
@@ -132,6 +204,8 @@ impl Tenure {
 
     fn refreshed(&mut self, now: Millis, rng: &mut impl Rng) {
         self.heard = now;
+        self.unhelpful.clear();
+        self.too_old = None;
         let stale_ms = self.deadlines.stale_ms;
         self.ask_stale_ms = stale_ms;
         self.ask_stale_at = now.plus_ms(stale_ms + rng.random_range(0..=stale_ms / 2));
@@ -163,11 +237,23 @@ mod tests {
     }
 
     fn tenure(slot: usize, slots: usize, rng: &mut StdRng) -> Tenure {
-        Tenure::new(UpstreamSlot(slot), slots, Some(beat(5, 100)), Deadlines::default(), Millis::ZERO, rng)
+        Tenure::new(
+            UpstreamSlot(slot),
+            slots,
+            Some(beat(5, 100)),
+            Deadlines::default(),
+            Millis::ZERO,
+            rng,
+        )
     }
 
     /// Every question from `from` on, with its second, for `seconds`.
-    fn questions(tenure: &mut Tenure, from: u64, seconds: u64, rng: &mut StdRng) -> Vec<(u64, usize)> {
+    fn questions(
+        tenure: &mut Tenure,
+        from: u64,
+        seconds: u64,
+        rng: &mut StdRng,
+    ) -> Vec<(u64, usize)> {
         (from..from + seconds)
             .filter_map(|second| Some((second, tenure.ask(at(second), rng)?.0)))
             .collect()
@@ -225,6 +311,36 @@ mod tests {
         assert!(better(Some(beat(6, 1))), "the root's clock was set back");
     }
 
+    /// Story: the upstream has lost the root for so long that the root has collected what this node
+    /// needs next.
+    #[test]
+    fn a_log_that_is_too_old_leads_to_a_snapshot_once_nobody_else_can_help() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut tenure = tenure(0, 4, &mut rng);
+        let too_old = |oldest| Answer::LogTooOld { oldest: Index::new(oldest) };
+        let mut ask = |slot, answer| tenure.answered(at(60), UpstreamSlot(slot), answer);
+        assert_eq!(ask(1, too_old(90)), Verdict::Stay);
+        assert_eq!(ask(1, too_old(90)), Verdict::Stay, "twice the same is one");
+        assert_eq!(ask(2, too_old(40)), Verdict::Stay);
+        let fetch = Verdict::Fetch { oldest: Index::new(40), slot: UpstreamSlot(2) };
+        assert_eq!(ask(3, Answer::Nothing), fetch);
+        tenure.heartbeat(at(61), beat(6, 161), &mut rng);
+        let again = tenure.answered(at(75), UpstreamSlot(3), Answer::Nothing);
+        assert_eq!(again, Verdict::Stay, "that was before");
+    }
+
+    #[test]
+    fn nobody_ahead_is_no_reason_for_a_snapshot() {
+        let mut rng = StdRng::seed_from_u64(8);
+        let mut tenure = tenure(0, 3, &mut rng);
+        for slot in [1, 2, 1, 2] {
+            let answer = Answer::Welcome(Some(beat(5, 100)));
+            assert_eq!(tenure.answered(at(60), UpstreamSlot(slot), answer), Verdict::Stay);
+            let nothing = tenure.answered(at(60), UpstreamSlot(slot), Answer::Nothing);
+            assert_eq!(nothing, Verdict::Stay);
+        }
+    }
+
     #[test]
     fn a_preferred_one_is_returned_to_once_it_is_as_fresh() {
         let mut rng = StdRng::seed_from_u64(5);
@@ -246,7 +362,8 @@ mod tests {
     #[test]
     fn who_has_one_upstream_asks_nobody() {
         let mut rng = StdRng::seed_from_u64(6);
-        let mut tenure = Tenure::new(UpstreamSlot(0), 1, None, Deadlines::default(), Millis::ZERO, &mut rng);
+        let mut tenure =
+            Tenure::new(UpstreamSlot(0), 1, None, Deadlines::default(), Millis::ZERO, &mut rng);
         assert!(questions(&mut tenure, 0, 600, &mut rng).is_empty());
     }
 }

@@ -5,27 +5,37 @@
 
 use std::time::Duration;
 
-use quicksilver_format::Address;
+use quicksilver_format::{Address, Heartbeat};
 use quicksilver_protocol::follower::FollowOptions;
-use quicksilver_protocol::{Decoded, Decoder, FollowerAction, FollowerSession, Start, Welcome};
+use quicksilver_protocol::{Decoded, Decoder, FollowerAction, FollowerSession, SessionEnd, Start};
 
 use super::Clock;
 use super::connection::{Connection, Moved};
 use super::follow::{Dial, FollowContext};
 
 impl<D: Dial> FollowContext<D> {
-    /// What `address` says to a node that stands where this one does; `None` when it refuses it, or
-    /// does not answer.
-    pub(super) async fn ask(&self, address: &Address) -> Option<Welcome> {
+    /// What `address` says to a node that stands where this one does: its newest heartbeat, or why it
+    /// does not serve this node.
+    pub(super) async fn ask(&self, address: &Address) -> Result<Option<Heartbeat>, SessionEnd> {
         let patience = Duration::from_millis(self.deadlines.handshake_ms);
-        let stream = tokio::time::timeout(patience, self.dial.dial(address)).await.ok()?.ok()?;
+        let stream = match tokio::time::timeout(patience, self.dial.dial(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(e)) => return Err(SessionEnd::never_connected(e)),
+            Err(_) => return Err(SessionEnd::never_connected("no connection in time")),
+        };
         let mut connection = Connection::new(stream, Decoder::of_source_bytes());
         let answer = self.handshake(&mut connection).await;
         connection.finish().await;
-        answer
+        match answer {
+            Err(end) => Err(self.judge(end).await),
+            heartbeat => heartbeat,
+        }
     }
 
-    async fn handshake<S>(&self, connection: &mut Connection<S>) -> Option<Welcome>
+    async fn handshake<S>(
+        &self,
+        connection: &mut Connection<S>,
+    ) -> Result<Option<Heartbeat>, SessionEnd>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
@@ -43,8 +53,8 @@ impl<D: Dial> FollowContext<D> {
             while let Some(action) = session.poll() {
                 match action {
                     FollowerAction::Send(frame) => connection.send(&frame),
-                    FollowerAction::Welcomed(welcome) => return Some(*welcome),
-                    FollowerAction::Close(_) => return None,
+                    FollowerAction::Welcomed(welcome) => return Ok(welcome.heartbeat),
+                    FollowerAction::Close(end) => return Err(end),
                     // They come after the Welcome.
                     FollowerAction::AdoptHistory(_)
                     | FollowerAction::Path(_)

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use quicksilver_format::{Address, Heartbeat, Index, NodeId};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::recent::{Epoch, PushError};
+use quicksilver_protocol::tenure::{Answer, Verdict};
 use quicksilver_protocol::{
     ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
     FollowerSession, Lineage, Millis, Next, Quota, SessionEnd, Start, Tenure, UpstreamSlot,
@@ -209,15 +210,17 @@ pub async fn follow<D: Dial>(
                     () = tokio::time::sleep(Duration::from_millis(after_ms)) => {}
                     _ = shutdown.wait_for(|down| *down) => return,
                 }
-                let Session { end, streamed_ms, better } =
+                let Session { end, streamed_ms, verdict } =
                     context.session(&upstreams, slot, address, &mut shutdown).await;
                 if *shutdown.borrow() {
                     return;
                 }
                 context.report(address, &end);
                 chooser.ended(&end, streamed_ms);
-                if let Some(slot) = better {
-                    chooser.go_to(slot);
+                match verdict {
+                    Verdict::Stay => {}
+                    Verdict::Leave(slot) => chooser.go_to(slot),
+                    Verdict::Fetch { oldest, slot } => chooser.fetch(oldest, slot),
                 }
             }
             Next::Snapshot { oldest, slot } => {
@@ -237,13 +240,13 @@ struct Session {
     end: SessionEnd,
     /// For how long it streamed; 0 when it never did.
     streamed_ms: u64,
-    /// For whom it was left.
-    better: Option<UpstreamSlot>,
+    /// What it was left for, if it was.
+    verdict: Verdict,
 }
 
 impl Session {
     fn never_connected(reason: impl std::fmt::Display) -> Self {
-        Session { end: SessionEnd::never_connected(reason), streamed_ms: 0, better: None }
+        Session { end: SessionEnd::never_connected(reason), streamed_ms: 0, verdict: Verdict::Stay }
     }
 }
 
@@ -277,14 +280,14 @@ impl<D: Dial> FollowContext<D> {
         let end = driver.run(shutdown).await;
         let streamed_ms =
             driver.streaming_since.map_or(0, |since| driver.clock.now().since_ms(since).max(1));
-        let better = driver.better;
+        let verdict = driver.verdict;
         self.orphaned();
         driver.connection.finish().await;
-        Session { end: self.judge(end).await, streamed_ms, better }
+        Session { end: self.judge(end).await, streamed_ms, verdict }
     }
 
     /// Tells a source that is behind from one that was restored to another past.
-    async fn judge(&self, end: SessionEnd) -> SessionEnd {
+    pub(super) async fn judge(&self, end: SessionEnd) -> SessionEnd {
         let EndCause::Behind { position, .. } = end.cause else { return end };
         let log = Arc::clone(&self.log);
         match blocking(move || log.fact(position.index)).await {
@@ -417,13 +420,13 @@ pub fn set_quota(known: &watch::Sender<Option<Quota>>, quota: Quota) {
 }
 
 /// A question to another upstream, and its answer.
-type Question<'a> =
-    Pin<Box<dyn Future<Output = (UpstreamSlot, &'a Address, Option<Welcome>)> + Send + 'a>>;
+type Question<'a> = Pin<Box<dyn Future<Output = Answered<'a>> + Send + 'a>>;
+
+/// Who was asked, and its newest heartbeat, or why it does not serve this node.
+type Answered<'a> = (UpstreamSlot, &'a Address, Result<Option<Heartbeat>, SessionEnd>);
 
 /// The answer to a question; never, when none was asked.
-async fn answer<'a>(
-    asking: &mut Option<Question<'a>>,
-) -> (UpstreamSlot, &'a Address, Option<Welcome>) {
+async fn answer<'a>(asking: &mut Option<Question<'a>>) -> Answered<'a> {
     match asking {
         Some(question) => {
             let answer = question.await;
@@ -441,7 +444,7 @@ struct Driver<'a, S, D> {
     /// Since the `Welcome`.
     tenure: Option<Tenure>,
     asking: Option<Question<'a>>,
-    better: Option<UpstreamSlot>,
+    verdict: Verdict,
     rng: StdRng,
     connection: Connection<S>,
     session: FollowerSession,
@@ -482,7 +485,7 @@ where
             slot,
             tenure: None,
             asking: None,
-            better: None,
+            verdict: Verdict::Stay,
             rng: StdRng::from_os_rng(),
             context,
         }
@@ -523,9 +526,7 @@ where
             let wake = stalled.map_or(deadline, |stalled| stalled.min(deadline));
             tokio::select! {
                 moved = self.connection.exchange(room) => self.moved(moved),
-                (slot, address, welcome) = answer(&mut self.asking) => {
-                    self.answered(slot, address, welcome);
-                }
+                answered = answer(&mut self.asking) => self.answered(answered),
                 _ = feed_changes.changed() => {}
                 _ = shutdown.changed() => {}
                 () = tokio::time::sleep_until(wake) => {
@@ -547,18 +548,35 @@ where
         self.asking = Some(Box::pin(async move { (slot, address, context.ask(address).await) }));
     }
 
-    fn answered(&mut self, slot: UpstreamSlot, address: &Address, welcome: Option<Welcome>) {
-        let (Some(tenure), Some(welcome)) = (&self.tenure, welcome) else { return };
+    fn answered(&mut self, (slot, address, answered): Answered<'_>) {
+        let Some(tenure) = &mut self.tenure else { return };
         let now = self.clock.now();
-        if !tenure.is_better(now, slot, welcome.heartbeat) {
-            return;
+        let (node, stale) = (&self.context.name.node_id, tenure.is_stale(now));
+        let answer = match &answered {
+            Ok(heartbeat) => Answer::Welcome(*heartbeat),
+            Err(end) => Answer::of(end),
+        };
+        if let Err(end) = &answered
+            && end.decision() == Decision::Halt
+        {
+            tracing::error!(
+                %node, upstream = %address, reason = %end,
+                "another upstream differs from this node, which stays with its own"
+            );
+            self.context.status.send_modify(|status| status.last_error = Some(end.to_string()));
         }
-        tracing::info!(
-            node = %self.context.name.node_id, to = %welcome.node_id, address = %address,
-            stale = tenure.is_stale(now),
-            "leaving the upstream for another one: a fresher one, or one that is preferred"
-        );
-        self.better = Some(slot);
+        self.verdict = tenure.answered(now, slot, answer);
+        match self.verdict {
+            Verdict::Stay => return,
+            Verdict::Leave(_) => tracing::info!(
+                %node, to = %address, stale,
+                "leaving the upstream for another one: a fresher one, or one that is preferred"
+            ),
+            Verdict::Fetch { oldest, .. } => tracing::warn!(
+                %node, asked = %address, %oldest,
+                "the upstream has lost the root, and nobody else has the log that this node needs"
+            ),
+        }
         self.session.leave(ByeReason::Leaving);
     }
 
