@@ -11,6 +11,7 @@ use quicksilver_protocol::{
     BatchFrame, ByeReason, Decoded, Decoder, Kind, Lineage, LocalNode, LogFact, Millis,
     OfferAction, OfferSession, SourceAction, SourceEnd, SourceSession, SourceState, Start,
 };
+use rand::Rng;
 
 use crate::disk::{Disk, Snapshot};
 use crate::net::{ConnectionNumber, End, Net};
@@ -206,7 +207,11 @@ impl Process {
             },
             From::Log(ahead) => {
                 if let Some(record) = ahead.pop_front() {
-                    let frame = BatchFrame::from_record(record).expect("it was stored whole");
+                    let record = rotten(record, net);
+                    let Ok(frame) = BatchFrame::from_record(record) else {
+                        serving.session.close(now, ByeReason::Reset);
+                        return true;
+                    };
                     serving.session.offer_batch(now, &frame);
                 } else if let Some(joined) = self.recent.join(&position) {
                     serving.from = From::Feed(joined.cursor);
@@ -280,7 +285,8 @@ impl Process {
             let (Some(wanted), Some(served)) = (wanted, &offering.served) else {
                 return Some(busy);
             };
-            offering.session.block(served.blocks[wanted as usize].clone());
+            let block = served.blocks[wanted as usize].clone();
+            offering.session.block(rotten(block, net));
             busy = true;
         }
     }
@@ -312,6 +318,18 @@ impl Process {
             }
         }
     }
+}
+
+/// What a disk gives back; now and then it is not what was written.
+fn rotten(stored: Bytes, net: &mut Net) -> Bytes {
+    if !net.faulty || !net.chance(net.plan.damage) {
+        return stored;
+    }
+    net.record.meet("what was stored was damaged");
+    let mut bytes = stored.to_vec();
+    let (at, bit) = (net.rng.random_range(0..bytes.len()), net.rng.random_range(0..8));
+    bytes[at] ^= 1 << bit;
+    bytes.into()
 }
 
 fn begins_with_fetch(number: ConnectionNumber, net: &mut Net) -> bool {

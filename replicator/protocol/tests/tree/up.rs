@@ -325,6 +325,8 @@ impl Process {
                 Ok(())
             }
             FollowerAction::Path(path) => {
+                let me = self.me.hop();
+                assert!(!path.path.contains(&me), "node {me:?} hangs below itself: {path}");
                 self.lineage = path.extended_to(&self.me);
                 Ok(())
             }
