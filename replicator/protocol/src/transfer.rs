@@ -15,7 +15,8 @@
 //!
 //! Invariants:
 //! * a manifest is taken only when it is whole, of this database, and its hash is the identity that
-//!   was offered; nothing is taken that ends before this node's own log;
+//!   was offered; nothing is taken that ends before this node's own log, or at the same entry with
+//!   another hash, or where no upstream has the log that follows;
 //! * a block is handed out only when it is the next one, and its length and hash are those of the
 //!   manifest;
 //! * a source holds one block at a time: it is asked for the next when the last was written.
@@ -25,7 +26,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use quicksilver_format::manifest::{Manifest, SnapshotHash};
-use quicksilver_format::{FormatError, Index};
+use quicksilver_format::{FormatError, Index, Position, RunningHash};
 
 use crate::clock::Millis;
 use crate::deadlines::{Deadlines, Hearing};
@@ -88,13 +89,26 @@ pub enum FetchEnd {
     /// The source does not serve this node.
     #[error("it refused: {0}")]
     Refused(String),
-    /// What it offers ends before this node's own log.
-    #[error("its snapshot ends at {theirs}, this node is at {mine}")]
+    /// What it offers ends too early.
+    #[error("its snapshot ends at {theirs}, it has to reach {at_least}")]
     Behind {
         /// Where it ends.
         theirs: Index,
-        /// Where this node is.
-        mine: Index,
+        /// Where this node is, or the log of its upstreams begins.
+        at_least: Index,
+    },
+    /// What it offers ends where this node's log does, with another hash.
+    #[error(
+        "its snapshot has another past: at index {index} its hash is {theirs}, this node's is \
+         {mine}; find out which of the two is wrong (qsctl verify on both)"
+    )]
+    Diverged {
+        /// Where both end.
+        index: Index,
+        /// This node's hash there.
+        mine: RunningHash,
+        /// The snapshot's.
+        theirs: RunningHash,
     },
     /// The connection broke, or never came to be.
     #[error("the connection was lost: {0}")]
@@ -124,8 +138,10 @@ enum FetchState {
 #[derive(Debug)]
 pub struct FetchSession {
     me: LocalNode,
-    /// Where this node's log ends: what is older helps nobody.
-    own: Index,
+    /// Where this node's log ends.
+    own: Position,
+    /// What ends before this helps nobody.
+    at_least: Index,
     partial: Option<Partial>,
     deadlines: Deadlines,
     state: FetchState,
@@ -136,9 +152,11 @@ pub struct FetchSession {
 
 impl FetchSession {
     /// A transfer over a connection that has just come to be; its first action sends the `Fetch`.
+    /// This node's log ends at `own`, and what its upstreams have of theirs begins at `oldest`.
     pub fn new(
         me: LocalNode,
-        own: Index,
+        own: Position,
+        oldest: Index,
         partial: Option<Partial>,
         deadlines: Deadlines,
         now: Millis,
@@ -146,10 +164,12 @@ impl FetchSession {
         let wanted = partial
             .as_ref()
             .map(|partial| Wanted { identity: partial.identity, next_block: partial.next_block });
-        let fetch = Fetch { versions: VersionRange::OURS, node: me.clone(), wanted, at_least: own };
+        let at_least = own.index.max(Index::new(oldest.get().saturating_sub(1)));
+        let fetch = Fetch { versions: VersionRange::OURS, node: me.clone(), wanted, at_least };
         let mut session = FetchSession {
             me,
             own,
+            at_least,
             partial,
             deadlines,
             state: FetchState::Asking,
@@ -291,10 +311,15 @@ impl FetchSession {
                 manifest.identity.db_id, self.me.db_id
             )));
         }
-        let (theirs, mine) = (manifest.end.position.index, self.own);
-        if theirs < mine {
+        let (end, own, at_least) = (manifest.end.position, self.own, self.at_least);
+        if end.index < at_least {
             self.actions.pop_back();
-            return Err(FetchEnd::Behind { theirs, mine });
+            return Err(FetchEnd::Behind { theirs: end.index, at_least });
+        }
+        if end.index == own.index && end.hash != own.hash {
+            self.actions.pop_back();
+            let Position { index, hash: mine } = own;
+            return Err(FetchEnd::Diverged { index, mine, theirs: end.hash });
         }
         Ok((manifest, next))
     }

@@ -18,6 +18,9 @@ const DEADLINES: Deadlines = Deadlines {
     ask_preferred_ms: 30_000,
 };
 
+/// Where the receiver's log ends.
+const OWN: Position = Position { index: Index::new(5), hash: RunningHash::from_bytes([9; 32]) };
+
 fn me(name: &str, run: u8) -> LocalNode {
     LocalNode {
         db_id: DbId::from_bytes([7; 16]),
@@ -100,7 +103,7 @@ fn transfer(
 ) -> FetchEnd {
     let partial = disk.partial();
     let mut link = Link {
-        receiver: FetchSession::new(me("leaf", 1), Index::new(5), partial, DEADLINES, *now),
+        receiver: FetchSession::new(me("leaf", 1), OWN, Index::FIRST, partial, DEADLINES, *now),
         source: OfferSession::new(me("root", 2), DEADLINES, *now),
         down: BytesMut::new(),
         up: BytesMut::new(),
@@ -212,7 +215,7 @@ fn answer(receiver: &mut FetchSession, message: Message) -> Vec<FetchAction> {
 
 fn fetching() -> FetchSession {
     let mut receiver =
-        FetchSession::new(me("leaf", 1), Index::new(5), None, DEADLINES, Millis::ZERO);
+        FetchSession::new(me("leaf", 1), OWN, Index::FIRST, None, DEADLINES, Millis::ZERO);
     receiver.poll();
     receiver
 }
@@ -237,12 +240,24 @@ fn offer_of(snapshot: &Snapshot) -> Message {
 fn nothing_is_begun_that_would_not_help() {
     let snapshot = Snapshot::new(4, vec![Bytes::from_static(b"a")]);
     let end = end_of(answer(&mut fetching(), offer_of(&snapshot)));
-    assert_eq!(end, FetchEnd::Behind { theirs: Index::new(4), mine: Index::new(5) });
+    assert_eq!(end, FetchEnd::Behind { theirs: Index::new(4), at_least: Index::new(5) });
+
+    let snapshot = Snapshot::new(5, vec![Bytes::from_static(b"a")]);
+    let end = end_of(answer(&mut fetching(), offer_of(&snapshot)));
+    assert!(matches!(end, FetchEnd::Diverged { index, .. } if index == OWN.index), "{end}");
+
+    let snapshot = Snapshot::new(8, vec![Bytes::from_static(b"a")]);
+    let log_from = Index::new(10);
+    let mut receiver =
+        FetchSession::new(me("leaf", 1), OWN, log_from, None, DEADLINES, Millis::ZERO);
+    let end = end_of(answer(&mut receiver, offer_of(&snapshot)));
+    assert_eq!(end, FetchEnd::Behind { theirs: Index::new(8), at_least: Index::new(9) });
 
     let snapshot = Snapshot::new(9, vec![Bytes::from_static(b"a")]);
     let mut stranger = me("leaf", 1);
     stranger.db_id = DbId::from_bytes([9; 16]);
-    let mut receiver = FetchSession::new(stranger, Index::ZERO, None, DEADLINES, Millis::ZERO);
+    let mut receiver =
+        FetchSession::new(stranger, OWN, Index::FIRST, None, DEADLINES, Millis::ZERO);
     let actions = answer(&mut receiver, offer_of(&snapshot));
     assert!(!actions.iter().any(|action| matches!(action, FetchAction::Begin { .. })));
     assert!(matches!(end_of(actions), FetchEnd::Refused(_)));

@@ -1,8 +1,8 @@
 //! The connection to whom a node follows, and what it does when it has none: as `follow.rs`, `ask.rs`
 //! and `transfer.rs` do.
 
-use quicksilver_format::Heartbeat;
 use quicksilver_format::Index;
+use quicksilver_format::{Heartbeat, Position};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::recent::Epoch;
 use quicksilver_protocol::tenure::{Answer, Verdict};
@@ -63,6 +63,8 @@ struct Asking {
 #[derive(Debug)]
 pub struct Fetching {
     order: Vec<NodeNumber>,
+    /// Where the longest log of theirs begins.
+    oldest: Index,
     at: usize,
     again: bool,
     wait_ms: u64,
@@ -191,12 +193,13 @@ impl Process {
     fn decide(&mut self, place: &Place, net: &mut Net) -> Up {
         match self.chooser.next(&mut net.rng) {
             Next::Dial { slot, after_ms } => Up::Waiting(slot, net.now.plus_ms(after_ms)),
-            Next::Snapshot { slot, .. } => {
+            Next::Snapshot { slot, oldest } => {
                 net.record.meet("no upstream had the log");
                 let mut order = place.upstreams.clone();
                 order.rotate_left(slot.0);
                 Up::Fetching(Box::new(Fetching {
                     order,
+                    oldest,
                     at: 0,
                     again: false,
                     wait_ms: FETCH_RETRY_MS,
@@ -468,7 +471,7 @@ impl Process {
                 fetching.state = match net.dial(node, fetching.order[fetching.at]) {
                     Dialled::Connected(number) => Fetch::Receiving {
                         number,
-                        session: Box::new(self.fetch_session(disk, net)),
+                        session: Box::new(self.fetch_session(fetching.oldest, disk, net)),
                         progress: false,
                     },
                     _ => Fetch::Dialling(net.now.plus_ms(DEADLINES.handshake_ms / 4)),
@@ -482,10 +485,11 @@ impl Process {
         }
     }
 
-    fn fetch_session(&self, disk: &Disk, net: &Net) -> FetchSession {
+    fn fetch_session(&self, oldest: Index, disk: &Disk, net: &Net) -> FetchSession {
         let any = net.plan.bug == Some(Bug::TakesOlderSnapshots);
-        let own = if any { Index::ZERO } else { disk.end().index };
-        FetchSession::new(self.me.clone(), own, disk.partial(), DEADLINES, net.now)
+        let own = if any { Position::genesis(disk.db_id) } else { disk.end() };
+        let oldest = if any { Index::ZERO } else { oldest };
+        FetchSession::new(self.me.clone(), own, oldest, disk.partial(), DEADLINES, net.now)
     }
 
     fn receive(&mut self, fetching: &mut Fetching, disk: &mut Disk, net: &mut Net) -> (bool, bool) {

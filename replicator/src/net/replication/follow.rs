@@ -225,7 +225,7 @@ pub async fn follow<D: Dial>(
             }
             Next::Snapshot { oldest, slot } => {
                 context.report_snapshot(oldest, upstreams.at(slot));
-                context.bootstrap(&upstreams, slot, &mut shutdown).await;
+                context.bootstrap(&upstreams, slot, oldest, &mut shutdown).await;
             }
             Next::Done | Next::Nothing => {
                 context.status.send_modify(|status| status.state = UpstreamState::Idle);
@@ -358,7 +358,7 @@ impl<D: Dial> FollowContext<D> {
             node = %self.name.node_id,
             "this node's files are damaged: it fetches a snapshot to go on in, and serves what verifies"
         );
-        self.bootstrap(upstreams, UpstreamSlot(0), shutdown).await
+        self.bootstrap(upstreams, UpstreamSlot(0), Index::ZERO, shutdown).await
     }
 
     /// Fetches a snapshot, first from the upstream whose log reaches back furthest.
@@ -366,6 +366,7 @@ impl<D: Dial> FollowContext<D> {
         &self,
         upstreams: &Upstreams,
         first: UpstreamSlot,
+        oldest: Index,
         shutdown: &mut watch::Receiver<bool>,
     ) -> bool {
         let Some(fetching) = &self.fetching else { return false };
@@ -376,7 +377,7 @@ impl<D: Dial> FollowContext<D> {
             addresses.rotate_left(first.0);
         }
         let node = &self.name.node_id;
-        let run = fetching.run(&addresses, shutdown).await;
+        let run = fetching.run(&addresses, oldest, shutdown).await;
         let bootstrapped = run.is_ok();
         match run {
             Ok(()) => tracing::info!(%node, "bootstrapped from a snapshot"),

@@ -221,17 +221,19 @@ struct Tried {
 
 impl<D: Dial> Fetching<D> {
     /// Fetches a snapshot from one of `upstreams`, tried in turn, and makes it what this node serves.
-    /// It goes on for as long as one of them sends something or asks to be patient.
+    /// It goes on for as long as one of them sends something or asks to be patient. Their logs begin at
+    /// `oldest`, or earlier: a snapshot that ends before that leads nowhere.
     ///
     /// # Errors
     /// Why none could help, or this node could not take it.
     pub(super) async fn run(
         &self,
         upstreams: &[Address],
+        oldest: Index,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
         let _admission = self.admission(shutdown).await?;
-        let fetched = self.fetch(upstreams, shutdown).await;
+        let fetched = self.fetch(upstreams, oldest, shutdown).await;
         if fetched.is_ok() {
             self.status.send_modify(|status| {
                 if let Some(status) = status {
@@ -270,13 +272,14 @@ impl<D: Dial> Fetching<D> {
     async fn fetch(
         &self,
         upstreams: &[Address],
+        oldest: Index,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
         let mut last = String::from("there is no upstream");
         loop {
             let (mut again, mut wait) = (false, RETRY);
             for address in upstreams {
-                let Tried { end, progress } = self.try_one(address, shutdown).await?;
+                let Tried { end, progress } = self.try_one(address, oldest, shutdown).await?;
                 again |= progress;
                 match end {
                     FetchEnd::Complete => return Ok(()),
@@ -307,6 +310,7 @@ impl<D: Dial> Fetching<D> {
     async fn try_one(
         &self,
         address: &Address,
+        oldest: Index,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<Tried, String> {
         let lost = |e: &dyn std::fmt::Display| {
@@ -325,7 +329,11 @@ impl<D: Dial> Fetching<D> {
         let snapshots = self.snapshots.clone();
         let partial = blocking(move || snapshots.partial()).await.map_err(|e| e.to_string())?;
         let mut connection = Connection::new(stream, Decoder::of_source_bytes());
-        let tried = self.receive(&mut connection, address, partial, shutdown).await;
+        let shown = Shown::new(address, partial.as_ref());
+        let (me, own) = (self.name.local(self.log.identity()), self.log.end());
+        let clock = Clock::start();
+        let session = FetchSession::new(me, own, oldest, partial, self.deadlines, clock.now());
+        let tried = self.receive(&mut connection, session, clock, shown, shutdown).await;
         connection.finish().await;
         tried
     }
@@ -333,14 +341,11 @@ impl<D: Dial> Fetching<D> {
     async fn receive<S: AsyncRead + AsyncWrite + Unpin + Send>(
         &self,
         connection: &mut Connection<S>,
-        address: &Address,
-        partial: Option<Partial>,
+        mut session: FetchSession,
+        clock: Clock,
+        mut shown: Shown,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<Tried, String> {
-        let clock = Clock::start();
-        let (me, own) = (self.name.local(self.log.identity()), self.log.end().index);
-        let mut shown = Shown::new(address, partial.as_ref());
-        let mut session = FetchSession::new(me, own, partial, self.deadlines, clock.now());
         loop {
             if *shutdown.borrow_and_update() {
                 session.leave(clock.now(), ByeReason::Restarting);
