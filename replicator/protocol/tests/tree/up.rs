@@ -274,7 +274,7 @@ impl Process {
                 if let FollowerAction::Close(end) = action {
                     return Err(end);
                 }
-                self.act(following, action, disk, place, net);
+                self.act(following, action, place, net);
             }
             if !self.recent.has_room() {
                 net.record.meet("forwarding stopped because the commit lagged");
@@ -297,7 +297,6 @@ impl Process {
         &mut self,
         following: &mut Following,
         action: FollowerAction,
-        disk: &Disk,
         place: &Place,
         net: &mut Net,
     ) {
@@ -323,7 +322,6 @@ impl Process {
                 Ok(())
             }
             FollowerAction::AdoptHistory(history) => {
-                assert_ne!(history, disk.history);
                 self.queue.push_back(Command::AdoptHistory(history));
                 Ok(())
             }
