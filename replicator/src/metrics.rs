@@ -9,8 +9,12 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, NEWEST_FORMAT_VERSION};
+use quicksilver_protocol::{EndCause, SourceEnd};
 
-use crate::net::node::{BootstrapStatus, QuotaStatus, ReadersStatus, StorageStatus};
+use crate::net::node::{
+    BootstrapStatus, QuotaStatus, ReadersStatus, StorageStatus, UpstreamStatus,
+};
+use crate::net::replication::UpstreamState;
 use crate::store::Committed;
 use crate::store::maintenance::{JobKind, MaintenanceStatus};
 
@@ -26,9 +30,13 @@ const COMMIT_SECONDS: &str = "quicksilver_commit_duration_seconds";
 const COMMIT_ENTRIES: &str = "quicksilver_commit_entries";
 const COMMIT_FAILURES: &str = "quicksilver_commit_failures_total";
 const UPSTREAM_CONNECTED: &str = "quicksilver_upstream_connected";
+const UPSTREAM_STATE: &str = "quicksilver_upstream_state";
+const UPSTREAM_ENDED: &str = "quicksilver_upstream_sessions_ended_total";
 const HEARTBEAT_LAG: &str = "quicksilver_heartbeat_lag_seconds";
 const CLOCK_BEHIND: &str = "quicksilver_clock_behind_root";
 const DOWNSTREAMS: &str = "quicksilver_downstreams";
+const DOWNSTREAM_ENDED: &str = "quicksilver_downstream_sessions_ended_total";
+const TRANSFERS_ENDED: &str = "quicksilver_transfers_ended_total";
 const READERS: &str = "quicksilver_readers";
 const READER_SLOTS: &str = "quicksilver_reader_slots_limit";
 const OLDEST_READER_AGE: &str = "quicksilver_oldest_reader_age_seconds";
@@ -87,6 +95,11 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(COMMIT_ENTRIES, "Entries in one durable commit");
     describe_counter!(COMMIT_FAILURES, "Commits that failed or found no space");
     describe_gauge!(UPSTREAM_CONNECTED, "1 while a session with an upstream lives, else 0");
+    describe_gauge!(UPSTREAM_STATE, "1 for how it goes with the upstream, 0 for every other state");
+    describe_counter!(
+        UPSTREAM_ENDED,
+        "Sessions with an upstream, and tries to begin one, that ended, by their reason"
+    );
     describe_gauge!(
         HEARTBEAT_LAG,
         Unit::Seconds,
@@ -94,6 +107,11 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     );
     describe_gauge!(CLOCK_BEHIND, "1 while the local clock is behind the last heartbeat");
     describe_gauge!(DOWNSTREAMS, "Downstreams with a live session");
+    describe_counter!(
+        DOWNSTREAM_ENDED,
+        "Sessions of downstreams, and tries to begin one, that ended, by their reason"
+    );
+    describe_counter!(TRANSFERS_ENDED, "Snapshots that were asked of this node, by how that ended");
     describe_gauge!(READERS, "Reader slots that are taken, idle ones included");
     describe_gauge!(READER_SLOTS, "Reader slots that there are");
     describe_gauge!(
@@ -138,6 +156,14 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(BATCH_BYTES, Unit::Bytes, "Bytes of one batch as it travels");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     counter!(COMMIT_FAILURES).absolute(0);
+    // From the start, so that the first one is an increase.
+    for reason in EndCause::REASONS {
+        counter!(UPSTREAM_ENDED, "reason" => reason).absolute(0);
+    }
+    for reason in SourceEnd::REASONS {
+        counter!(DOWNSTREAM_ENDED, "reason" => reason).absolute(0);
+        counter!(TRANSFERS_ENDED, "reason" => reason).absolute(0);
+    }
     Ok(handle)
 }
 
@@ -159,6 +185,21 @@ pub fn batch(batch: &Batch) {
 /// After a commit that failed.
 pub fn commit_failed() {
     counter!(COMMIT_FAILURES).increment(1);
+}
+
+/// After the end of a session with an upstream, or of the try to begin one.
+pub fn upstream_ended(cause: &EndCause) {
+    counter!(UPSTREAM_ENDED, "reason" => cause.reason()).increment(1);
+}
+
+/// After the end of a downstream's session, or of its try to begin one.
+pub fn downstream_ended(end: &SourceEnd) {
+    counter!(DOWNSTREAM_ENDED, "reason" => end.reason()).increment(1);
+}
+
+/// After the end of a transfer that this node served, or refused.
+pub fn transfer_ended(end: &SourceEnd) {
+    counter!(TRANSFERS_ENDED, "reason" => end.reason()).increment(1);
 }
 
 /// After a look at the reader table.
@@ -210,7 +251,7 @@ pub fn headroom(storage: &StorageStatus, quota: Option<&QuotaStatus>) {
 }
 
 /// What is looked up when somebody asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Gauges {
     /// What the node is doing.
     pub state: NodeState,
@@ -224,8 +265,8 @@ pub struct Gauges {
     pub keys: u64,
     /// Bytes of live keys and values.
     pub data_bytes: u64,
-    /// Whether a session with an upstream lives; `None` at a root.
-    pub upstream_connected: Option<bool>,
+    /// How it goes with the upstream; `None` at a root.
+    pub upstream: Option<UpstreamStatus>,
     /// Local clock minus last heartbeat, negative when the local clock is behind; `None` before
     /// the first.
     pub lag_seconds: Option<f64>,
@@ -246,11 +287,130 @@ pub fn set(gauges: &Gauges) {
         let is = f64::from(u8::from(state == gauges.state));
         gauge!(STATE, "state" => state.name()).set(is);
     }
-    if let Some(connected) = gauges.upstream_connected {
-        gauge!(UPSTREAM_CONNECTED).set(f64::from(u8::from(connected)));
+    if let Some(upstream) = &gauges.upstream {
+        gauge!(UPSTREAM_CONNECTED).set(f64::from(u8::from(upstream.connected)));
+        for state in UpstreamState::NAMES {
+            let is = f64::from(u8::from(state == upstream.state));
+            gauge!(UPSTREAM_STATE, "state" => state).set(is);
+        }
     }
     if let Some(lag) = gauges.lag_seconds {
         gauge!(HEARTBEAT_LAG).set(lag.max(0.0));
         gauge!(CLOCK_BEHIND).set(f64::from(u8::from(lag < 0.0)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use quicksilver_format::{DbId, FormatError, Index, Position, RunningHash};
+    use quicksilver_protocol::{ByeReason, FrameError, Refusal, Refused, VersionRange};
+
+    use super::*;
+
+    const BYES: [ByeReason; 10] = [
+        ByeReason::StopReached,
+        ByeReason::Restarting,
+        ByeReason::Reset,
+        ByeReason::TooSlow,
+        ByeReason::Silent,
+        ByeReason::Malformed,
+        ByeReason::Cycle,
+        ByeReason::Diverged,
+        ByeReason::Leaving,
+        ByeReason::Other(99),
+    ];
+
+    fn position() -> Position {
+        Position { index: Index::FIRST, hash: RunningHash::from_bytes([1; 32]) }
+    }
+
+    /// Each refusal with the cause that its follower makes of it.
+    fn refusals() -> Vec<(Refusal, EndCause)> {
+        let (id, hash) = (DbId::random(), position().hash);
+        let index = Index::FIRST;
+        let versions = VersionRange::OURS;
+        vec![
+            (
+                Refusal::WrongDatabase { yours: id, mine: id },
+                EndCause::WrongDatabase { mine: id, theirs: id },
+            ),
+            (Refusal::SelfConnection, EndCause::SelfConnection),
+            (Refusal::Cycle, EndCause::Cycle { path: Vec::new() }),
+            (
+                Refusal::LogTooOld { oldest: index },
+                EndCause::LogTooOld { oldest: index, mine: index },
+            ),
+            (
+                Refusal::Diverged { index, mine: hash },
+                EndCause::Diverged { index, mine: hash, theirs: hash },
+            ),
+            (
+                Refusal::Behind { position: position() },
+                EndCause::Behind { position: position(), mine: index },
+            ),
+            (Refusal::Busy { retry_after_ms: 1 }, EndCause::Busy { retry_after_ms: 1 }),
+            (Refusal::Version(versions), EndCause::Version { theirs: versions, ours: versions }),
+            (
+                Refusal::Other(99),
+                EndCause::RefusedOtherwise { code: 99, explanation: String::new() },
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_end_is_counted_and_is_there_before_it_happens() {
+        let handle = install("dns").unwrap();
+        let value = |metric: &str, reason: &str| {
+            let series = format!("{metric}{{db=\"dns\",reason=\"{reason}\"}} ");
+            let rendered = handle.render();
+            let line = rendered.lines().find_map(|line| line.strip_prefix(&series));
+            line.unwrap_or_else(|| panic!("no {series}:\n{rendered}")).parse::<u64>().unwrap()
+        };
+        let bad_record =
+            FormatError::Version { what: "batch record", found: 9, oldest: 1, newest: 1 };
+        let mut causes = vec![
+            EndCause::ConnectionLost(String::new()),
+            EndCause::HandshakeTimeout(1),
+            EndCause::Idle(1),
+            EndCause::PathTooLong(32),
+            EndCause::NotNext { first: Index::FIRST, last: Index::FIRST, expected: Index::FIRST },
+            EndCause::BadFrame(FrameError::Crc { expected: 1, found: 2 }),
+            EndCause::BadMessage(bad_record),
+            EndCause::Unexpected { found: "a", expected: "b" },
+        ];
+        causes.extend(
+            BYES.into_iter().flat_map(|bye| [EndCause::SourceLeft(bye), EndCause::Left(bye)]),
+        );
+        let mut ends = vec![
+            SourceEnd::HandshakeTimeout(1),
+            SourceEnd::Silent(1),
+            SourceEnd::ConnectionLost(String::new()),
+            SourceEnd::Malformed(String::new()),
+            SourceEnd::NotNext { first: Index::FIRST, end: Index::FIRST },
+        ];
+        ends.extend(
+            BYES.into_iter().flat_map(|bye| [SourceEnd::Said(bye), SourceEnd::FollowerLeft(bye)]),
+        );
+        for (refusal, cause) in refusals() {
+            assert_eq!(refusal.reason(), cause.reason(), "both ends use one word");
+            causes.push(cause);
+            ends.push(SourceEnd::Refused(Refused { refusal, explanation: String::new() }));
+        }
+        for cause in causes {
+            let before = value(UPSTREAM_ENDED, cause.reason());
+            upstream_ended(&cause);
+            assert_eq!(value(UPSTREAM_ENDED, cause.reason()), before + 1, "{cause}");
+        }
+        for end in ends {
+            for (metric, count) in [
+                (DOWNSTREAM_ENDED, downstream_ended as fn(&SourceEnd)),
+                (TRANSFERS_ENDED, transfer_ended),
+            ] {
+                let before = value(metric, end.reason());
+                count(&end);
+                assert_eq!(value(metric, end.reason()), before + 1, "{end}");
+            }
+        }
     }
 }

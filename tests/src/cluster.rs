@@ -25,6 +25,10 @@ use crate::{eventually, poll};
 
 /// The database of every test that does not say otherwise.
 pub const DB_ID: &str = "7d2f1c52-6a5e-4c0e-9d56-0f5c7a3b9e11";
+/// Counts why sessions with an upstream ended.
+pub const UPSTREAM_ENDED: &str = "quicksilver_upstream_sessions_ended_total";
+/// Counts why those of downstreams did.
+pub const DOWNSTREAM_ENDED: &str = "quicksilver_downstream_sessions_ended_total";
 /// For a process to answer its probe. Generous: two cores may be shared by many.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// For a process to leave after SIGTERM.
@@ -295,6 +299,25 @@ impl Node {
     pub fn get(&self, path: &str) -> Response {
         http::get(&self.socket("http"), path)
             .unwrap_or_else(|e| panic!("{} {path}: {e}\n{}", self.name, self.log_tail()))
+    }
+
+    /// How often a counter of `/metrics` has counted this reason; 0 is there from the start.
+    pub fn counted(&self, metric: &str, reason: &str) -> u64 {
+        self.metric(&format!("{metric}{{db=\"tests\",reason=\"{reason}\"}}"))
+    }
+
+    /// The value of a series of `/metrics`, named with all its labels.
+    fn metric(&self, series: &str) -> u64 {
+        let rendered = self.get("/metrics").body;
+        let line = rendered.lines().find_map(|line| line.strip_prefix(series));
+        let value = line.and_then(|value| value.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("{}: no {series}:\n{rendered}", self.name))
+    }
+
+    /// Whether `/metrics` says that this is how it goes with the upstream.
+    pub fn upstream_state_is(&self, state: &str) -> bool {
+        let series = format!("quicksilver_upstream_state{{db=\"tests\",state=\"{state}\"}}");
+        self.metric(&series) == 1
     }
 
     /// `/status`, if it answers.

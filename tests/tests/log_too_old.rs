@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use quicksilver_tests::cluster::Node;
+use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
 use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -44,10 +44,17 @@ fn the_log_was_collected_meanwhile() {
     let reason = format!("this node is at {}", before.index);
     assert!(status.errors().contains(&reason), "{}", status.errors());
     relay.await_log("log begins at", SOON);
+    relay.await_log("a secondary is tried, then a snapshot", SOON);
+    relay.await_log("it needs a snapshot (qsctl snapshot)", SOON);
+    assert!(relay.counted(UPSTREAM_ENDED, "log-too-old") > 0);
+    relay.await_status("by name", SOON, |_| relay.upstream_state_is("needs-snapshot"));
     assert_eq!((status.index, &status.hash), (before.index, &before.hash), "no gap");
     assert_eq!(relay.client().call(&["GET", "still"]).unwrap().text(), Some("there"));
     relay.assert_serves();
     relay.reader().assert_verified();
+
+    assert!(cluster.node("root").counted(DOWNSTREAM_ENDED, "log-too-old") > 0);
+    cluster.node("root").await_log("reason=\"log-too-old\"", SOON);
 
     // Whoever was there all the time has everything, and so has the root after its collection.
     let index = cluster.node("root").status().index;

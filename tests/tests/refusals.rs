@@ -10,17 +10,38 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use quicksilver_tests::cluster::Node;
+use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
 use quicksilver_tests::process::binary;
 use quicksilver_tests::resp::{Client, Reply};
-use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, eventually, poll, random_bytes, seeded_rng};
 
 const SOON: Duration = Duration::from_secs(15);
+/// What a source says of most whom it refuses.
+const SEE_THERE: &str = "its own log says what to do";
 
-/// Waits until a node's status gives a reason, and the same is in its log.
-fn await_reason(node: &Node, reason: &str) {
-    node.await_status(reason, SOON, |status| status.errors().contains(reason));
-    node.await_log(reason, SOON);
+/// Waits until a node says why it does not follow: in its status, in its log with what to do, and
+/// by one word in its metrics.
+fn await_reason(node: &Node, why: &str, word: &str, advice: &str) {
+    let status = node.await_status(why, SOON, |status| status.errors().contains(why));
+    assert!(status.errors().contains(advice), "{}", status.errors());
+    await_logged(node, word, why, advice);
+    assert!(node.counted(UPSTREAM_ENDED, word) > 0, "{word}");
+}
+
+/// Waits for one line of a log that has all of it.
+fn await_logged(node: &Node, word: &str, why: &str, advice: &str) {
+    let word = format!("reason=\"{word}\"");
+    let line = |log: &str| {
+        log.lines().any(|line| [&word, why, advice].iter().all(|text| line.contains(*text)))
+    };
+    let logged = poll(SOON, || line(&node.log_text()).then_some(()));
+    assert!(logged.is_some(), "no line with {word}, {why}, {advice}:\n{}", node.log_tail());
+}
+
+/// The other end of a refusal: the source has counted and logged it.
+fn await_refused_by(source: &Node, word: &str, why: &str, advice: &str) {
+    await_logged(source, word, why, advice);
+    assert!(source.counted(DOWNSTREAM_ENDED, word) > 0, "{word}");
 }
 
 #[test]
@@ -31,8 +52,10 @@ fn another_database() {
         .relay("stranger", &["root"])
         .set("db_id", "11111111-2222-4333-8444-555555555555")
         .start();
-    await_reason(cluster.node("stranger"), "holds database");
-    cluster.node("root").await_log("stranger", SOON);
+    let stranger = cluster.node("stranger");
+    await_reason(stranger, "holds database", "wrong-database", "correct db_id or [upstream]");
+    assert!(stranger.upstream_state_is("wrong-database"));
+    await_refused_by(cluster.node("root"), "wrong-database", "downstream=\"stranger\"", SEE_THERE);
     assert!(cluster.node("root").client().call(&["SET", "k", "v"]).unwrap().is_ok());
     let stranger = cluster.node("stranger");
     stranger.assert_serves();
@@ -70,7 +93,8 @@ fn a_node_that_follows_itself() {
     let node = cluster.relay("narcissus", &[]);
     let own = node.address("replication");
     node.follow(&[own]).start();
-    await_reason(node, "this very process");
+    await_reason(node, "this very process", "self", "remove this node's own address");
+    await_refused_by(node, "self", "the follower itself", SEE_THERE);
     node.assert_serves();
 }
 
@@ -119,8 +143,15 @@ fn await_circle_seen(cluster: &Cluster) {
         relays.iter().find(|node| {
             let seen =
                 node.try_status().is_some_and(|s| s.errors().contains("it follows this node"));
-            seen && node.log_text().contains("it follows this node")
+            seen && node.counted(UPSTREAM_ENDED, "cycle") > 0
         })
+    });
+    let refused = relays.iter().find(|node| node.counted(UPSTREAM_ENDED, "cycle") > 0).unwrap();
+    let advice = "remove one of the two from the other's [upstream]";
+    await_logged(refused, "cycle", "it follows this node", advice);
+    // Whichever end saw it, the other one was told.
+    eventually("the other end counts it", SOON, || {
+        relays.iter().find(|node| node.counted(DOWNSTREAM_ENDED, "cycle") > 0)
     });
     let together = || relays.iter().all(|node| node.status().is_connected());
     eventually("the circle is open", SOON, || (!together()).then_some(()));
@@ -223,8 +254,7 @@ fn garbage_on_every_socket() {
     assert!(cluster.node("root").client().call(&["SET", "still", "well"]).unwrap().is_ok());
     cluster.await_converged(SOON);
     for node in cluster.nodes() {
-        node.await_log("downstream refused", SOON);
-        node.await_log("frame CRC is", SOON);
+        await_refused_by(node, "malformed", "frame CRC is", SEE_THERE);
         node.await_log("client connection closed", SOON);
         node.assert_serves();
         node.reader().assert_verified();
@@ -291,6 +321,10 @@ fn connections_that_never_say_a_word() {
             "a silent connection is kept open"
         );
     }
+    let root = cluster.node("root");
+    // What is counted as such has been so before its connection was closed.
+    assert!(root.counted(DOWNSTREAM_ENDED, "no-hello") > 0);
+    root.await_log("no Hello within", SOON);
     cluster.leaf("late", &["root"]).start();
     cluster.await_converged(Duration::from_secs(30));
 }
@@ -303,7 +337,15 @@ fn more_downstreams_than_there_may_be() {
     cluster.start_all();
     cluster.node("first").await_status("it follows", SOON, |status| status.is_connected());
     cluster.leaf("second", &["root"]).start();
-    await_reason(cluster.node("second"), "busy");
+    let advice = "raise its limits.max_downstreams, or give this node another upstream";
+    await_reason(cluster.node("second"), "busy", "busy", advice);
+    let root = cluster.node("root");
+    await_refused_by(
+        root,
+        "busy",
+        "as many downstreams as it takes",
+        "raise limits.max_downstreams",
+    );
     cluster.node("second").assert_serves();
     assert!(cluster.node("root").client().call(&["SET", "still", "1"]).unwrap().is_ok());
     let index = cluster.node("root").status().index;

@@ -8,8 +8,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quicksilver_tests::Cluster;
+use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, UPSTREAM_ENDED};
 use quicksilver_tests::resp::Client;
+use quicksilver_tests::{Cluster, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -62,6 +63,10 @@ fn a_root_that_is_behind_is_waited_for() {
     let status =
         relay.await_status("it is behind", SOON, |status| status.errors().contains("it is behind"));
     assert_eq!((status.index, status.state.as_str()), (20, "disconnected"), "{:#}", status.json);
+    assert!(relay.counted(UPSTREAM_ENDED, "behind") > 0);
+    relay.await_log("it is waited for, or another upstream is tried", SOON);
+    assert!(cluster.node("root").counted(DOWNSTREAM_ENDED, "behind") > 0);
+    assert_eq!(relay.counted(UPSTREAM_ENDED, "diverged"), 0);
     assert_eq!(relay.client().call(&["GET", "key"]).unwrap().text(), Some("lost 9"));
     assert_eq!(relay.reader().ask("text key"), "text lost 9");
     relay.assert_serves();
@@ -75,6 +80,12 @@ fn a_root_with_another_past_is_not_followed() {
     let status = relay.await_status("another past", SOON, |status| status.state == "diverged");
     assert!(status.errors().contains("it has another past"), "{}", status.errors());
     relay.await_log("it has another past", SOON);
+    relay.await_log("qsctl verify on both", SOON);
+    assert!(relay.counted(UPSTREAM_ENDED, "diverged") > 0);
+    assert!(relay.upstream_state_is("diverged"));
+    eventually("the root counts it too", SOON, || {
+        (cluster.node("root").counted(DOWNSTREAM_ENDED, "diverged") > 0).then_some(())
+    });
     assert_eq!(status.index, 20, "nothing was applied, nothing rolled back");
     assert_eq!(relay.client().call(&["GET", "key"]).unwrap().text(), Some("lost 9"));
     relay.assert_serves();

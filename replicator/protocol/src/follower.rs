@@ -215,6 +215,53 @@ fn path_text(path: &[Hop]) -> String {
 }
 
 impl EndCause {
+    /// Every word that [`Self::reason`] gives.
+    pub const REASONS: [&str; 19] = [
+        "lost",
+        "no-answer",
+        "silent",
+        "wrong-database",
+        "self",
+        "cycle",
+        "path-too-long",
+        "log-too-old",
+        "diverged",
+        "behind",
+        "busy",
+        "version",
+        "refused",
+        "malformed",
+        "restarting",
+        "reset",
+        "too-slow",
+        "left",
+        "done",
+    ];
+
+    /// In one word, for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        use EndCause as C;
+        match self {
+            C::ConnectionLost(_) => "lost",
+            C::HandshakeTimeout(_) => "no-answer",
+            C::Idle(_) => "silent",
+            C::SourceLeft(reason) | C::Left(reason) => reason.reason(),
+            C::WrongDatabase { .. } => "wrong-database",
+            C::SelfConnection => "self",
+            C::Cycle { .. } => "cycle",
+            C::PathTooLong(_) => "path-too-long",
+            C::LogTooOld { .. } => "log-too-old",
+            C::Diverged { .. } => "diverged",
+            C::Behind { .. } => "behind",
+            C::Busy { .. } => "busy",
+            C::Version { .. } => "version",
+            C::RefusedOtherwise { .. } => "refused",
+            C::NotNext { .. } | C::BadFrame(_) | C::BadMessage(_) | C::Unexpected { .. } => {
+                "malformed"
+            }
+        }
+    }
+
     fn decision(&self) -> Decision {
         use EndCause as C;
         match self {
@@ -260,6 +307,16 @@ impl EndCause {
             C::NotNext { .. } | C::BadMessage(_) | C::BadFrame(_) => {
                 "nothing of it was applied; if it repeats, check that host's memory, disk and \
                  network"
+            }
+            C::Behind { .. } => {
+                "nothing is wrong with it unless it stays so: it is waited for, or another upstream \
+                 is tried"
+            }
+            C::Busy { .. } => {
+                "raise its limits.max_downstreams, or give this node another upstream"
+            }
+            C::HandshakeTimeout(_) | C::Idle(_) => {
+                "if it repeats, check that host and the network on the way, in both directions"
             }
             _ => "",
         }

@@ -275,6 +275,22 @@ impl Refusal {
             Refusal::Other(code) => *code,
         }
     }
+
+    /// In one word, for metrics and logs; the same that its follower gives for the end.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::WrongDatabase { .. } => "wrong-database",
+            Refusal::SelfConnection => "self",
+            Refusal::Cycle => "cycle",
+            Refusal::LogTooOld { .. } => "log-too-old",
+            Refusal::Diverged { .. } => "diverged",
+            Refusal::Behind { .. } => "behind",
+            Refusal::Busy { .. } => "busy",
+            Refusal::Version(_) => "version",
+            Refusal::Malformed => "malformed",
+            Refusal::Other(_) => "refused",
+        }
+    }
 }
 
 /// A refusal and its explanation.
@@ -338,6 +354,21 @@ impl ByeReason {
             ByeReason::Diverged => 8,
             ByeReason::Leaving => 9,
             ByeReason::Other(code) => code,
+        }
+    }
+
+    /// In one word, for metrics and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            ByeReason::StopReached => "done",
+            ByeReason::Restarting => "restarting",
+            ByeReason::Reset => "reset",
+            ByeReason::TooSlow => "too-slow",
+            ByeReason::Silent => "silent",
+            ByeReason::Malformed => "malformed",
+            ByeReason::Cycle => "cycle",
+            ByeReason::Diverged => "diverged",
+            ByeReason::Leaving | ByeReason::Other(_) => "left",
         }
     }
 

@@ -129,8 +129,8 @@ pub enum SourceAction {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceEnd {
     /// The follower was refused.
-    #[error("refused: {0}")]
-    Refused(String),
+    #[error("refused: {}", .0.explanation)]
+    Refused(Refused),
     /// This source ended the session.
     #[error("ended by this node: {0}")]
     Said(ByeReason),
@@ -158,6 +158,43 @@ pub enum SourceEnd {
         /// Where the session was.
         end: Index,
     },
+}
+
+impl SourceEnd {
+    /// Every word that [`Self::reason`] gives.
+    pub const REASONS: [&str; 18] = [
+        "wrong-database",
+        "self",
+        "cycle",
+        "log-too-old",
+        "diverged",
+        "behind",
+        "busy",
+        "version",
+        "malformed",
+        "refused",
+        "no-hello",
+        "silent",
+        "too-slow",
+        "lost",
+        "restarting",
+        "reset",
+        "left",
+        "done",
+    ];
+
+    /// In one word, for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            SourceEnd::Refused(refused) => refused.refusal.reason(),
+            SourceEnd::Said(reason) | SourceEnd::FollowerLeft(reason) => reason.reason(),
+            SourceEnd::HandshakeTimeout(_) => "no-hello",
+            SourceEnd::Silent(_) => "silent",
+            SourceEnd::ConnectionLost(_) => "lost",
+            SourceEnd::Malformed(_) => "malformed",
+            SourceEnd::NotNext { .. } => "reset",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -496,9 +533,9 @@ impl SourceSession {
 
     fn refuse(&mut self, now: Millis, refusal: Refusal, explanation: String) {
         if !self.has_ended() {
-            let end = SourceEnd::Refused(explanation.clone());
-            self.send(now, Message::Refused(Refused { refusal, explanation }));
-            self.end(end);
+            let refused = Refused { refusal, explanation };
+            self.send(now, Message::Refused(refused.clone()));
+            self.end(SourceEnd::Refused(refused));
         }
     }
 

@@ -568,8 +568,9 @@ impl OfferSession {
 
     fn refuse(&mut self, refusal: Refusal, explanation: String) {
         if !matches!(self.state, OfferState::Ended) {
-            self.send(Message::Refused(Refused { refusal, explanation: explanation.clone() }));
-            self.end(SourceEnd::Refused(explanation));
+            let refused = Refused { refusal, explanation };
+            self.send(Message::Refused(refused.clone()));
+            self.end(SourceEnd::Refused(refused));
         }
     }
 

@@ -336,7 +336,7 @@ impl Node for Replicator {
                 format: status.format,
                 keys: status.keys,
                 data_bytes: status.bytes,
-                upstream_connected: self.replication.upstream().map(|upstream| upstream.connected),
+                upstream: self.replication.upstream(),
                 lag_seconds: self.signed_lag_seconds(),
                 downstreams: self.replication.downstreams().len(),
             });

@@ -32,6 +32,7 @@ use super::connection::{Connection, Moved};
 use super::feed::Feed;
 use super::transfer::Fetching;
 use super::{BatchSink, Clock, NodeName, ReplicaLog, blocking};
+use crate::metrics;
 use crate::net::heavy;
 use crate::net::listen::Stream;
 
@@ -100,6 +101,17 @@ pub enum UpstreamState {
 }
 
 impl UpstreamState {
+    /// Every word that [`Self::as_str`] gives.
+    pub const NAMES: [&str; 7] = [
+        "disconnected",
+        "following",
+        "diverged",
+        "wrong-database",
+        "needs-snapshot",
+        "bootstrapping",
+        "idle",
+    ];
+
     /// As `/status` and metrics call it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -311,7 +323,9 @@ impl<D: Dial> FollowContext<D> {
     }
 
     fn report(&self, address: &Address, end: &SessionEnd) {
+        metrics::upstream_ended(&end.cause);
         let node = &self.name.node_id;
+        let reason = end.cause.reason();
         let state = match end.cause {
             EndCause::Diverged { .. } => UpstreamState::Diverged,
             EndCause::WrongDatabase { .. } => UpstreamState::WrongDatabase,
@@ -319,7 +333,9 @@ impl<D: Dial> FollowContext<D> {
         };
         match end.decision() {
             Decision::Halt => {
-                tracing::error!(%node, upstream = %address, reason = %end, "following has stopped");
+                tracing::error!(
+                    %node, upstream = %address, reason, error = %end, "following has stopped"
+                );
             }
             Decision::Done => tracing::info!(%node, upstream = %address, "reached the stop index"),
             _ if end.is_restart() => {
@@ -327,7 +343,7 @@ impl<D: Dial> FollowContext<D> {
             }
             _ if end.cause == EndCause::Left(ByeReason::Leaving) => {}
             Decision::Reconnect | Decision::TryAnother { .. } | Decision::NeedSnapshot { .. } => {
-                tracing::warn!(%node, upstream = %address, reason = %end, "upstream lost");
+                tracing::warn!(%node, upstream = %address, reason, error = %end, "upstream lost");
             }
         }
         self.status.send_modify(|status| {

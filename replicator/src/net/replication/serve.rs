@@ -12,8 +12,8 @@ use bytes::Bytes;
 use quicksilver_format::{HistoryId, Index, NodeId, Position};
 use quicksilver_protocol::recent::{Cursor, Epoch, Item, Read};
 use quicksilver_protocol::{
-    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, Quota,
-    SourceAction, SourceEnd, SourceSession, SourceState, Start,
+    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, Quota, Refusal,
+    Refused, SourceAction, SourceEnd, SourceSession, SourceState, Start,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use super::downstreams::{Downstreams, Registration};
 use super::feed::Feed;
 use super::transfer::{self, OfferContext};
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
+use crate::metrics;
 
 /// Bytes of records read from the log at once.
 const LOG_READ_BYTES: usize = 1 << 20;
@@ -80,8 +81,10 @@ where
             // It follows nobody yet; transfers have a bound of their own.
             drop(registration);
             let ServeContext { name, log, deadlines, shutdown, .. } = context;
-            return transfer::serve(connection, &peer, &name, &log, offer, deadlines, shutdown)
-                .await;
+            let end =
+                transfer::serve(connection, &peer, &name, &log, offer, deadlines, shutdown).await;
+            metrics::transfer_ended(&end);
+            return end;
         }
     }
     let mut driver = Driver::new(connection, context, registration);
@@ -95,20 +98,28 @@ where
 }
 
 fn report(node: &NodeId, peer: &str, follower: Option<&NodeId>, end: &SourceEnd) {
+    metrics::downstream_ended(end);
+    let reason = end.reason();
     let downstream = follower.map_or("(unknown)", NodeId::as_str);
     match end {
         SourceEnd::Said(ByeReason::StopReached | ByeReason::Restarting)
         | SourceEnd::FollowerLeft(_)
         | SourceEnd::ConnectionLost(_) => {
-            tracing::info!(%node, peer, downstream, reason = %end, "downstream left");
+            tracing::info!(%node, peer, downstream, reason, error = %end, "downstream left");
+        }
+        SourceEnd::Refused(Refused { refusal: Refusal::Busy { .. }, .. }) => {
+            tracing::warn!(
+                %node, peer, downstream, reason, error = %end,
+                "downstream refused; raise limits.max_downstreams, or give it another upstream"
+            );
         }
         SourceEnd::Refused(_) => {
             tracing::warn!(
-                %node, peer, downstream, reason = %end,
+                %node, peer, downstream, reason, error = %end,
                 "downstream refused; its own log says what to do"
             );
         }
-        _ => tracing::warn!(%node, peer, downstream, reason = %end, "downstream dropped"),
+        _ => tracing::warn!(%node, peer, downstream, reason, error = %end, "downstream dropped"),
     }
 }
 
