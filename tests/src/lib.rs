@@ -4,7 +4,8 @@
 //! * [`process`]: one child process and its log file.
 //! * [`reader`]: a separate process that reads a node's memory, `qs-test-reader`.
 //! * [`resp`], [`http`]: the smallest clients that show every byte.
-//! * [`proxy`]: a bad network between two nodes.
+//! * [`proxy`]: a bad network between two nodes. [`network`]: hosts of their own, and a bad network
+//!   between all of them.
 //! * [`small_disk`]: a node's data where there is little room.
 //! * [`load`]: a writer that remembers what it was promised.
 //! * [`machine`]: a machine of its own, with a real systemd.
@@ -13,7 +14,7 @@
 //!
 //! Invariants:
 //! * only processes that a test started are ever signalled, by pid, and none outlives its test;
-//! * nothing listens outside the test's directory or loopback;
+//! * nothing listens outside the test's directory, loopback, or a network of its own;
 //! * waiting is always for a condition, with a deadline ([`eventually`]); a failed test leaves its
 //!   directory behind and prints every node's state and the end of its log.
 
@@ -22,6 +23,7 @@ pub mod crash;
 pub mod http;
 pub mod load;
 pub mod machine;
+pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod reader;
@@ -37,6 +39,7 @@ use rand::{RngCore, SeedableRng};
 
 pub use cluster::{Cluster, Status};
 pub use machine::Machine;
+pub use network::Network;
 pub use process::{Process, Release};
 pub use reader::ReaderProcess;
 
