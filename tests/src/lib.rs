@@ -6,6 +6,7 @@
 //! * [`resp`], [`http`]: the smallest clients that show every byte.
 //! * [`proxy`]: a bad network between two nodes. [`network`]: hosts of their own, and a bad network
 //!   between all of them.
+//! * [`herd`]: thousands of followers in one process.
 //! * [`small_disk`]: a node's data where there is little room.
 //! * [`load`]: a writer that remembers what it was promised.
 //! * [`machine`]: a machine of its own, with a real systemd.
@@ -20,6 +21,7 @@
 
 pub mod cluster;
 pub mod crash;
+pub mod herd;
 pub mod http;
 pub mod load;
 pub mod machine;
