@@ -1,7 +1,8 @@
 //! "A node that was away for longer than the log reaches is told so, and never gets a gap." The
 //! relay is offline while the root's log is collected. When it comes back it is refused with the
 //! oldest index that there is, says so in `/status` and in its log, and goes on serving what it
-//! has; what its upstream has not lost it can still follow.
+//! has; what its upstream has not lost it can still follow. Where there is a secondary that keeps a
+//! longer log, it goes on there.
 //!
 //! "A node that is connected, and slow, is waited for." Its upstream keeps what it does not have yet,
 //! within a bound.
@@ -11,10 +12,24 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
+use quicksilver_tests::resp::Client;
 use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use rand::rngs::StdRng;
 
 const SOON: Duration = Duration::from_secs(20);
 const LOG_BYTES: u64 = 1 << 20;
+
+/// Four times as much.
+fn write_more_than_the_log_keeps(root: &mut Client, rng: &mut StdRng) {
+    for n in 0..64 {
+        let (key, value) = (format!("key-{}", n % 8), random_bytes(rng, (LOG_BYTES / 16) as usize));
+        assert!(root.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
+    }
+}
+
+fn oldest(node: &Node) -> u64 {
+    node.status().json["oldest_index"].as_u64().unwrap()
+}
 
 #[test]
 fn the_log_was_collected_meanwhile() {
@@ -29,13 +44,7 @@ fn the_log_was_collected_meanwhile() {
     let before = cluster.await_converged(SOON);
     cluster.node_mut("relay").term();
 
-    // Four times what the log keeps.
-    for n in 0..64 {
-        let (key, value) =
-            (format!("key-{}", n % 8), random_bytes(&mut rng, (LOG_BYTES / 16) as usize));
-        assert!(root.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
-    }
-    let oldest = |node: &Node| node.status().json["oldest_index"].as_u64().unwrap();
+    write_more_than_the_log_keeps(&mut root, &mut rng);
     assert!(oldest(cluster.node("root")) > before.index + 1);
 
     let relay = cluster.node_mut("relay").start();
@@ -62,6 +71,35 @@ fn the_log_was_collected_meanwhile() {
     assert_eq!(witness.digest, cluster.node("root").status().digest);
     cluster.node("root").reader().assert_verified();
     cluster.node("witness").reader().assert_verified();
+}
+
+/// Story: the root keeps hours of log, a secondary a week of it. Whoever was away for days goes there,
+/// and fetches no snapshot.
+#[test]
+fn a_secondary_has_what_the_primary_has_not() {
+    let mut rng = seeded_rng();
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("retention.bytes", LOG_BYTES);
+    let archive = cluster.relay("archive", &["root"]).address("replication");
+    cluster
+        .relay("relay", &["root"])
+        .set_literal("upstream.secondary", format!("[{archive:?}]"))
+        .set_literal("bootstrap.enabled", false);
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+    let before = cluster.await_converged(SOON);
+    cluster.node_mut("relay").term();
+    write_more_than_the_log_keeps(&mut root, &mut rng);
+    assert!(oldest(cluster.node("root")) > before.index + 1);
+
+    let relay = cluster.node_mut("relay").start();
+    relay.await_status("the secondary", SOON, |status| {
+        status.is_connected() && status.json["upstream"]["node_id"] == "archive"
+    });
+    assert!(relay.counted(UPSTREAM_ENDED, "log-too-old") > 0);
+    cluster.await_converged(SOON);
+    cluster.node("relay").reader().assert_verified();
 }
 
 #[test]

@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quicksilver_tests::process::{profile, scratch_dir};
+use quicksilver_protocol::{EndCause, SourceEnd};
+use quicksilver_tests::process::{binary, profile, scratch_dir};
 use quicksilver_tests::witness::{Connections, Witness};
 use quicksilver_tests::{Machine, Status, eventually, http, tenures};
 
@@ -15,6 +16,11 @@ const PAGE: &str = include_str!("../../docs/OPERATIONS.md");
 
 /// The commands for one kind of machine, block by block, with the heading that they are under.
 fn blocks(kind: &str) -> Vec<(String, String)> {
+    fenced("sh", kind)
+}
+
+/// The blocks in one language that are marked with this word; all of them when it is empty.
+fn fenced(language: &str, mark: &str) -> Vec<(String, String)> {
     let (mut heading, mut blocks, mut open) = (String::new(), Vec::new(), None::<String>);
     for line in PAGE.lines() {
         match &mut open {
@@ -24,8 +30,9 @@ fn blocks(kind: &str) -> Vec<(String, String)> {
             }
             Some(block) => *block += &format!("{line}\n"),
             None => {
-                if let Some(words) = line.strip_prefix("```sh ") {
-                    open = words.split(' ').any(|word| word == kind).then(String::new);
+                if let Some(marks) = line.strip_prefix("```").and_then(|l| l.strip_prefix(language))
+                {
+                    open = marks.trim().split(' ').any(|word| word == mark).then(String::new);
                 } else if let Some(text) = line.strip_prefix("## ") {
                     heading = text.to_owned();
                 }
@@ -137,6 +144,44 @@ fn the_page_is_followed_to_its_end() {
     assert!(tenures(&log, "/dns/").len() >= 7, "{log}");
     assert!(!log.contains("ERROR"), "{log}");
     assert_serves(&relay);
+}
+
+#[test]
+fn configurations_of_the_page_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dns.toml");
+    let examples = fenced("toml", "");
+    assert_eq!(examples.len(), 3, "{examples:?}");
+    for (heading, example) in &examples {
+        assert_eq!(heading, "Plan a tree");
+        let mut files = vec![example.clone()];
+        if example.contains("node_id = \"eu-relay-1\"") {
+            // As the page changes it for a secondary.
+            let changed = ["hours = 168", "bytes = 51539607552", "map_bytes = 68719476736"];
+            assert!(changed.iter().all(|line| PAGE.contains(&format!("`{line}`"))));
+            let secondary = example
+                .replace("hours = 36", changed[0])
+                .replace("bytes = 8589934592", changed[1])
+                .replace("map_bytes = 21474836480", changed[2]);
+            assert!(changed.iter().all(|line| secondary.contains(line)), "{secondary}");
+            files.push(secondary);
+        }
+        for file in files {
+            std::fs::write(&path, &file).unwrap();
+            let mut command = std::process::Command::new(binary("quicksilverd"));
+            let output = command.arg("--config").arg(&path).arg("--check").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {said}\n{file}", output.status);
+        }
+    }
+}
+
+/// Every word that an end of a session can have is explained.
+#[test]
+fn every_reason_is_explained() {
+    for reason in EndCause::REASONS.into_iter().chain(SourceEnd::REASONS) {
+        assert!(PAGE.contains(&format!("\n| `{reason}` | ")), "{reason}");
+    }
 }
 
 #[test]
