@@ -101,6 +101,9 @@ fn a_herd_that_loses_its_upstream() {
     }
     probe.longest("before");
 
+    // At the start a node may have dialled one that did not listen yet.
+    let lost_by_leaf = |cluster: &Cluster| cluster.node("leaf").counted(UPSTREAM_ENDED, "lost");
+    let lost_before = lost_by_leaf(&cluster);
     cluster.node_mut("gone").kill9();
     let lost = Instant::now();
     let spare = cluster.node("spare");
@@ -124,8 +127,7 @@ fn a_herd_that_loses_its_upstream() {
     println!("{refused} times one of them was refused for lack of room");
     let longest = probe.longest("meanwhile");
     assert!(longest < AT_MOST, "{longest:?}");
-    let leaf = cluster.node("leaf");
-    assert_eq!(leaf.counted(UPSTREAM_ENDED, "lost"), 0, "it was connected all the time");
+    assert_eq!(lost_by_leaf(&cluster), lost_before, "it was connected all the time");
 
     let index = cluster.node("root").status().index;
     eventually("all of them have everything", SOON, || {
@@ -235,4 +237,43 @@ fn thousands_that_say_nothing_or_say_it_slowly() {
     let closed = root.counted(DOWNSTREAM_ENDED, "no-hello");
     assert!(closed >= (silent + TRICKLING / 2) as u64, "{closed} were counted");
     cluster.await_converged(SOON);
+}
+
+/// Story: a thousand connections begin a transfer and never end the sentence. `limits.max_downstreams`
+/// is a bound for all of them together, give or take what is let go at that moment.
+#[test]
+#[ignore = "needs a bound on connections that have no place among the downstreams"]
+fn connections_are_bounded_whatever_they_say() {
+    const CONNECTIONS: usize = 1_000;
+    const DOWNSTREAMS: usize = 100;
+    /// Transfers, refusals that are being said, and the process's own files.
+    const BESIDE_THEM: usize = 100;
+    if !allow_open_files(CONNECTIONS + 500) {
+        return;
+    }
+    for first in [Vec::new(), endless(1), endless(10)] {
+        let mut cluster = Cluster::new();
+        cluster.root("root").set_literal("limits.max_downstreams", DOWNSTREAMS);
+        cluster.start_all();
+        let root = cluster.node("root");
+        let open = || std::fs::read_dir(format!("/proc/{}/fd", root.pid())).unwrap().count();
+        let socket = root.socket("replication");
+        let mut crowd: Vec<Slow> = (0..CONNECTIONS)
+            .map(|_| {
+                let mut stream = Slow::connect(&socket, Vec::new());
+                // It may be closed.
+                let _ = stream.stream.write(&first[..first.len().min(12)]);
+                stream
+            })
+            .collect();
+        let mut most = 0;
+        eventually("all of them are closed", Duration::from_secs(40), || {
+            most = most.max(open());
+            crowd.retain_mut(Slow::is_open);
+            crowd.is_empty().then_some(())
+        });
+        println!("{CONNECTIONS} connections, at most {most} open files");
+        assert!(most < DOWNSTREAMS + BESIDE_THEM, "{most}");
+        root.assert_serves();
+    }
 }
