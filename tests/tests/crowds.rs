@@ -204,10 +204,10 @@ fn thousands_that_say_nothing_or_say_it_slowly() {
     let socket = root.socket("replication");
     let before = resident_bytes(root.pid());
     let began = Instant::now();
-    let mut idle: Vec<Slow> = (0..silent).map(|_| Slow::connect(&socket, Vec::new())).collect();
     let mut trickling: Vec<Slow> = (0..TRICKLING)
         .map(|n| Slow::connect(&socket, endless(if n % 2 == 0 { 1 } else { 10 })))
         .collect();
+    let mut idle: Vec<Slow> = (0..silent).map(|_| Slow::connect(&socket, Vec::new())).collect();
     let (mut most, mut said) = (0, Instant::now());
     let mut idle_took = None;
     while !idle.is_empty() || !trickling.is_empty() {
@@ -226,28 +226,29 @@ fn thousands_that_say_nothing_or_say_it_slowly() {
     }
     let (idle_took, slow_took) = (idle_took.unwrap(), began.elapsed());
     println!("{silent} silent ones were closed after {idle_took:.1?}, slow ones {slow_took:.1?}");
-    // The deadline is 10 s; for one that has begun to speak it begins anew, once.
+    // The deadline is 10 s, whatever they say.
     assert!(idle_took < Duration::from_secs(15), "{idle_took:?}");
-    assert!(slow_took < Duration::from_secs(30), "{slow_took:?}");
+    assert!(slow_took < Duration::from_secs(20), "{slow_took:?}");
     let grown = most.saturating_sub(before);
     println!("{} kB more memory for {} connections", grown >> 10, silent + TRICKLING);
     assert!(grown < BYTES_EACH * (silent + TRICKLING) as u64, "{grown}");
     let longest = probe.longest("meanwhile");
     assert!(longest < AT_MOST, "{longest:?}");
-    let closed = root.counted(DOWNSTREAM_ENDED, "no-hello");
-    assert!(closed >= (silent + TRICKLING / 2) as u64, "{closed} were counted");
+    // More than there is room for are closed at once.
+    let [waited, closed] = ["no-hello", "busy"].map(|r| root.counted(DOWNSTREAM_ENDED, r));
+    println!("{waited} had their ten seconds, {closed} were closed at once");
+    assert!(waited >= 800 && waited + closed >= (silent + TRICKLING / 2) as u64);
     cluster.await_converged(SOON);
 }
 
 /// Story: a thousand connections begin a transfer and never end the sentence. `limits.max_downstreams`
 /// is a bound for all of them together, give or take what is let go at that moment.
 #[test]
-#[ignore = "needs a bound on connections that have no place among the downstreams"]
 fn connections_are_bounded_whatever_they_say() {
-    const CONNECTIONS: usize = 1_000;
+    const CONNECTIONS: usize = 2_000;
     const DOWNSTREAMS: usize = 100;
-    /// Transfers, refusals that are being said, and the process's own files.
-    const BESIDE_THEM: usize = 100;
+    /// Those that have not said who they are, and the process's own files.
+    const BESIDE_THEM: usize = 1_024 + 100;
     if !allow_open_files(CONNECTIONS + 500) {
         return;
     }

@@ -240,7 +240,6 @@ fn connections_that_are_reset() {
 /// Story: a site behind a thin line. One batch takes longer to arrive than an upstream may be silent,
 /// but something arrives all the time.
 #[test]
-#[ignore = "needs the byte-rate deadline"]
 fn one_batch_takes_longer_than_an_upstream_may_be_silent() {
     const BYTES_PER_SECOND: u32 = 100_000;
     const VALUE_BYTES: usize = 3_500_000;

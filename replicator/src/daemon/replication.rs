@@ -20,7 +20,7 @@ use crate::net::listen::Listener;
 use crate::net::node::{BootstrapStatus, DownstreamStatus, UpstreamStatus};
 use crate::net::replication::{
     self, BatchSink, Downstreams, Feed, FeedLimits, Fetching, FollowContext, NetDial, NodeName,
-    OfferContext, ReplicaLog, ServeContext, UpstreamState, Upstreams, serve_downstream,
+    OfferContext, ReplicaLog, ServeContext, UpstreamState, Upstreams, admit, serve_downstream,
 };
 use crate::store::Store;
 use crate::store::hold::{LogHold, LogHolds};
@@ -215,8 +215,9 @@ impl Replication {
                     stream = listener.accept_patiently() => stream,
                 };
                 let (peer, context) = (stream.peer(), context.clone());
+                let Some(arrival) = admit(&context, &peer) else { continue };
                 sessions.spawn(async move {
-                    serve_downstream(stream, peer, context).await;
+                    serve_downstream(stream, peer, arrival, context).await;
                 });
             }
             drop(listener);

@@ -1,14 +1,21 @@
 //! Everyone who follows this node: admission, and numbers for status, metrics and WAIT.
 //!
-//! Invariant: a downstream is listed exactly as long as its [`Registration`] lives, and there are
-//! never more of them than the limit.
+//! Invariants:
+//! * a downstream is listed exactly as long as its [`Registration`] lives, and there are never more
+//!   of them than the limit;
+//! * connections that have no such place, because they have not said who they are yet or are being
+//!   sent away, are never more than [`MOST_ARRIVALS`]: silent ones take no follower's place, and
+//!   nobody can open connections without end.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use quicksilver_format::{Index, NodeId, ProcessId};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Connections that have no place among the downstreams. About 9 kB each.
+const MOST_ARRIVALS: usize = 1024;
 
 /// One downstream.
 #[derive(Debug, Clone)]
@@ -33,6 +40,7 @@ pub struct Downstream {
 #[derive(Debug)]
 pub struct Downstreams {
     limit: usize,
+    arrivals: Arc<Semaphore>,
     list: Mutex<(u64, BTreeMap<u64, Downstream>)>,
     progress: watch::Sender<u64>,
 }
@@ -40,7 +48,12 @@ pub struct Downstreams {
 impl Downstreams {
     /// A registry that takes at most `limit` downstreams.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Downstreams { limit, list: Mutex::default(), progress: watch::Sender::new(0) })
+        Arc::new(Downstreams {
+            limit,
+            arrivals: Arc::new(Semaphore::new(MOST_ARRIVALS)),
+            list: Mutex::default(),
+            progress: watch::Sender::new(0),
+        })
     }
 
     /// Everyone who is connected, oldest connection first.
@@ -71,7 +84,13 @@ impl Downstreams {
         self.progress.subscribe()
     }
 
-    /// Lists a new connection; `None` when there are enough.
+    /// Room for a connection that has no place among the downstreams yet, or no more; `None` when
+    /// there are enough of those: it is closed at once.
+    pub fn arrive(&self) -> Option<Arrival> {
+        self.arrivals.clone().try_acquire_owned().ok().map(Arrival)
+    }
+
+    /// Lists a new downstream; `None` when there are enough.
     pub fn register(self: &Arc<Self>, peer: String) -> Option<Registration> {
         let mut list = self.lock();
         if list.1.len() >= self.limit {
@@ -103,6 +122,10 @@ impl Downstreams {
         self.progress.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 }
+
+/// Room for a connection, given up when this is dropped.
+#[derive(Debug)]
+pub struct Arrival(#[expect(dead_code, reason = "it is there to be dropped")] OwnedSemaphorePermit);
 
 /// A place in the list, given up when this is dropped.
 #[derive(Debug)]

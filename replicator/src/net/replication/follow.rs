@@ -61,7 +61,7 @@ impl Upstreams {
 /// Makes connections; TLS is another implementation.
 pub trait Dial: Send + Sync {
     /// What a connection is.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// Connects. The caller sets the deadline.
     fn dial(&self, address: &Address) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
@@ -294,7 +294,13 @@ impl<D: Dial> FollowContext<D> {
             driver.streaming_since.map_or(0, |since| driver.clock.now().since_ms(since).max(1));
         let verdict = driver.verdict;
         self.orphaned();
-        driver.connection.finish().await;
+        let goodbye = driver.connection.finish();
+        if *shutdown.borrow() {
+            goodbye.await;
+        } else {
+            // An upstream that is silent takes seconds to hear it; the next one is dialled meanwhile.
+            tokio::spawn(goodbye);
+        }
         Session { end: self.judge(end).await, streamed_ms, verdict }
     }
 
@@ -576,6 +582,7 @@ where
         if let Err(end) = &answered
             && end.decision() == Decision::Halt
         {
+            metrics::upstream_ended(&end.cause);
             tracing::error!(
                 %node, upstream = %address, reason = %end,
                 "another upstream differs from this node, which stays with its own"

@@ -45,7 +45,7 @@ pub use feed::Feed;
 pub use follow::{
     Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow, set_quota,
 };
-pub use serve::{ServeContext, serve_downstream};
+pub use serve::{ServeContext, admit, serve_downstream};
 pub use transfer::{Fetching, NotNow, OfferContext, ServedSnapshot, SnapshotStore};
 
 /// What is stored could not be read, or kept. The store says why; a session that meets it ends.

@@ -12,14 +12,14 @@ use bytes::Bytes;
 use quicksilver_format::{HistoryId, Index, NodeId, Position};
 use quicksilver_protocol::recent::{Cursor, Epoch, Item, Read};
 use quicksilver_protocol::{
-    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, Quota, Refusal,
-    Refused, SourceAction, SourceEnd, SourceSession, SourceState, Start,
+    BatchFrame, ByeReason, Deadlines, Decoded, Decoder, Kind, Lineage, LogFact, Millis, Quota,
+    Refusal, Refused, SourceAction, SourceEnd, SourceSession, SourceState, Start,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::connection::{Connection, Moved};
-use super::downstreams::{Downstreams, Registration};
+use super::downstreams::{Arrival, Downstreams, Registration};
 use super::feed::Feed;
 use super::transfer::{self, OfferContext};
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
@@ -56,15 +56,35 @@ pub struct ServeContext {
     pub shutdown: watch::Receiver<bool>,
 }
 
+/// Room for a connection that was accepted from `peer`; `None` when there are too many that have not
+/// said who they are: it is to be closed.
+pub fn admit(context: &ServeContext, peer: &str) -> Option<Arrival> {
+    let arrival = context.downstreams.arrive();
+    if arrival.is_none() {
+        let refusal = Refusal::Busy { retry_after_ms: BUSY_RETRY_MS };
+        let explanation = "too many connections that have not said who they are".to_owned();
+        let end = SourceEnd::Refused(Refused { refusal, explanation });
+        metrics::downstream_ended(&end);
+        let node = &context.name.node_id;
+        tracing::debug!(%node, peer, error = %end, "closed without a word");
+    }
+    arrival
+}
+
 /// Serves a connection that was accepted from `peer` until it ends.
-pub async fn serve_downstream<S>(stream: S, peer: String, context: ServeContext) -> SourceEnd
+pub async fn serve_downstream<S>(
+    stream: S,
+    peer: String,
+    arrival: Arrival,
+    context: ServeContext,
+) -> SourceEnd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let name = context.name.node_id.clone();
-    let registration = context.downstreams.register(peer.clone());
+    let clock = Clock::start();
     let mut connection = Connection::new(stream, Decoder::of_follower_bytes());
-    if let (Some(_), Some(offer)) = (&registration, context.offer.clone()) {
+    if let Some(offer) = context.offer.clone() {
         let patience = Duration::from_millis(context.deadlines.handshake_ms);
         let mut shutdown = context.shutdown.clone();
         let first = tokio::select! {
@@ -79,22 +99,36 @@ where
         }
         if matches!(first, Ok(Ok(Some(kind))) if kind == Kind::Fetch as u8) {
             // It follows nobody yet; transfers have a bound of their own.
-            drop(registration);
             let ServeContext { name, log, deadlines, shutdown, .. } = context;
+            let visit = Visit { peer, arrival, clock };
             let end =
-                transfer::serve(connection, &peer, &name, &log, offer, deadlines, shutdown).await;
+                transfer::serve(connection, visit, &name, &log, offer, deadlines, shutdown).await;
             metrics::transfer_ended(&end);
             return end;
         }
     }
-    let mut driver = Driver::new(connection, context, registration);
+    let downstreams = Arc::clone(&context.downstreams);
+    let mut driver = Driver::new(connection, context, Visit { peer, arrival, clock });
     let end = driver.run().await;
     let follower = driver.session.follower().map(|node| node.node_id.clone());
-    report(&name, &peer, follower.as_ref(), &end);
-    let Driver { connection, registration, .. } = driver;
+    report(&name, &driver.peer, follower.as_ref(), &end);
+    let Driver { connection, registration, arrival, .. } = driver;
     drop(registration);
-    connection.finish().await;
+    // Its last words take a moment, and are not worth more connections than there may be.
+    if let Some(_arrival) = arrival.or_else(|| downstreams.arrive()) {
+        connection.finish().await;
+    }
     end
+}
+
+/// A connection that was accepted.
+pub(super) struct Visit {
+    /// From where.
+    pub(super) peer: String,
+    /// Its room, until it has a place of its own.
+    pub(super) arrival: Arrival,
+    /// Since it was accepted.
+    pub(super) clock: Clock,
 }
 
 fn report(node: &NodeId, peer: &str, follower: Option<&NodeId>, end: &SourceEnd) {
@@ -136,6 +170,10 @@ struct Driver<S> {
     context: ServeContext,
     connection: Connection<S>,
     session: SourceSession,
+    peer: String,
+    /// Until it has said who it is and there is a place for it,
+    arrival: Option<Arrival>,
+    /// which it has from then on.
     registration: Option<Registration>,
     clock: Clock,
     from: From,
@@ -144,18 +182,16 @@ struct Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
-    fn new(
-        connection: Connection<S>,
-        context: ServeContext,
-        registration: Option<Registration>,
-    ) -> Self {
-        let clock = Clock::start();
+    fn new(connection: Connection<S>, context: ServeContext, visit: Visit) -> Self {
+        let Visit { peer, arrival, clock } = visit;
         let me = context.name.local(context.log.identity());
         let lineage = context.lineage.borrow().clone();
         Driver {
             connection,
-            session: SourceSession::new(me, lineage, context.deadlines, clock.now()),
-            registration,
+            session: SourceSession::new(me, lineage, context.deadlines, Millis::ZERO),
+            peer,
+            arrival: Some(arrival),
+            registration: None,
             clock,
             from: From::Log(VecDeque::new()),
             promised: None,
@@ -164,9 +200,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     }
 
     async fn run(&mut self) -> SourceEnd {
-        if self.registration.is_none() {
-            self.session.refuse_busy(self.clock.now(), BUSY_RETRY_MS);
-        }
         let mut feed_changes = self.context.feed.changes();
         let mut lineage = self.context.lineage.clone();
         let mut quota = self.context.quota.clone();
@@ -279,6 +312,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     }
 
     async fn look_up(&mut self, start: Start) {
+        self.registration = self.context.downstreams.register(self.peer.clone());
+        if self.registration.is_none() {
+            return self.session.refuse_busy(self.clock.now(), BUSY_RETRY_MS);
+        }
+        self.arrival = None;
         let (log, feed) = (Arc::clone(&self.context.log), Arc::clone(&self.context.feed));
         let state = feed.state();
         let identity = log.identity();

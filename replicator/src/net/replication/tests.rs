@@ -348,7 +348,9 @@ impl Dial for Network {
         let node = self.nodes.lock().unwrap().get(host).cloned();
         let node = node.ok_or(io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(self.pipe_bytes);
-        tokio::spawn(serve_downstream(far, "pipe".to_owned(), node.serve_context()));
+        let context = node.serve_context();
+        let arrival = admit(&context, "pipe").unwrap();
+        tokio::spawn(serve_downstream(far, "pipe".to_owned(), arrival, context));
         Ok(near)
     }
 }
@@ -704,14 +706,16 @@ async fn a_silent_connection_and_garbage_are_closed() {
     let mut context = root.serve_context();
     context.deadlines.handshake_ms = 50;
     let (silent, far) = tokio::io::duplex(1_024);
-    let served = tokio::spawn(serve_downstream(far, "silent".to_owned(), context.clone()));
+    let arrival = admit(&context, "silent").unwrap();
+    let served = tokio::spawn(serve_downstream(far, "silent".to_owned(), arrival, context.clone()));
     drop(timeout(PATIENCE, async { sleep(Duration::from_millis(60)).await }).await);
     drop(silent);
     assert_eq!(served.await.unwrap(), SourceEnd::HandshakeTimeout(50));
 
     context.deadlines.handshake_ms = 10_000;
     let (mut near, far) = tokio::io::duplex(1_024);
-    let served = tokio::spawn(serve_downstream(far, "garbage".to_owned(), context));
+    let arrival = admit(&context, "garbage").unwrap();
+    let served = tokio::spawn(serve_downstream(far, "garbage".to_owned(), arrival, context));
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     timeout(PATIENCE, near.read_to_end(&mut answer)).await.unwrap().unwrap();

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use quicksilver_format::manifest::{Manifest, SnapshotHash};
 use quicksilver_format::{Address, Index};
 use quicksilver_protocol::{
-    ByeReason, Deadlines, Decoded, Decoder, FetchAction, FetchEnd, FetchSession, OfferAction,
-    OfferSession, Offered, Partial, SourceEnd,
+    ByeReason, Deadlines, Decoded, Decoder, FetchAction, FetchEnd, FetchSession, Millis,
+    OfferAction, OfferSession, Offered, Partial, SourceEnd,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Moved};
 use super::follow::Dial;
+use super::serve::Visit;
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
 use crate::net::heavy;
 use crate::net::node::{BootstrapStatus, BoxFuture};
@@ -85,10 +86,10 @@ pub struct OfferContext {
     pub bytes_per_second: u64,
 }
 
-/// Serves the transfer that a connection from `peer` has begun.
+/// Serves the transfer that a connection has begun.
 pub(super) async fn serve<S>(
     mut connection: Connection<S>,
-    peer: &str,
+    visit: Visit,
     name: &NodeName,
     log: &Arc<dyn ReplicaLog>,
     context: OfferContext,
@@ -98,8 +99,9 @@ pub(super) async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let clock = Clock::start();
-    let mut session = OfferSession::new(name.local(log.identity()), deadlines, clock.now());
+    let Visit { peer, arrival, clock } = visit;
+    let mut arrival = Some(arrival);
+    let mut session = OfferSession::new(name.local(log.identity()), deadlines, Millis::ZERO);
     let mut permit = None;
     let mut served: Option<Arc<dyn ServedSnapshot>> = None;
     let (mut throttle, mut sent_bytes) = (Throttle::new(Instant::now().into_std()), 0);
@@ -137,6 +139,7 @@ where
                     };
                     match found {
                         Ok(found) => {
+                            arrival = None;
                             session.found(clock.now(), &found.offered());
                             served = Some(found.into());
                         }
@@ -188,10 +191,11 @@ where
             }
         }
     };
-    drop(permit);
     let receiver = session.follower().map_or("(unknown)", |node| node.node_id.as_str());
     tracing::info!(node = %name.node_id, peer, receiver, sent_bytes, reason = %end, "transfer ended");
+    // With its room, or its place among the transfers.
     connection.finish().await;
+    drop((arrival, permit));
     end
 }
 
