@@ -42,6 +42,9 @@ const AT_HASH_AFTER: usize = AT_HASH_BEFORE + RunningHash::BYTES;
 pub const HEADER_BYTES: usize = AT_HASH_AFTER + RunningHash::BYTES;
 const _: () = assert!(HEADER_BYTES == 104);
 
+/// What one byte of a Snappy stream holds at most, rounded up: a copy of 64 bytes takes three.
+const SNAPPY_MAX_RATIO: usize = 22;
+
 /// Smallest canonical entry: a DEL of a one-byte key.
 const ENTRY_MIN_BYTES: usize = 4;
 
@@ -225,7 +228,8 @@ impl std::fmt::Debug for Batch {
 impl Batch {
     /// Checks everything a record can be checked for by itself, and unpacks it.
     ///
-    /// Allocates at most `limits.max_payload_bytes`, and only after the header was checked.
+    /// Allocates at most `limits.max_payload_bytes`, and only after the header was checked; and no
+    /// more than the record can hold.
     pub fn decode(record: Bytes, limits: &BatchLimits) -> Result<Self, FormatError> {
         let header = BatchHeader::decode(&record)?;
         header.check_limits(limits)?;
@@ -360,6 +364,12 @@ fn unpack(header: &BatchHeader, record: &Bytes) -> Result<Bytes, FormatError> {
     let claimed = snap::raw::decompress_len(&stored).map_err(bad_snappy)?;
     if claimed != payload_bytes {
         return Err(FormatError::field(WHAT, "Snappy length", claimed, payload_bytes));
+    }
+    // A short record that claims a long payload gets no memory for it.
+    let most = stored.len().saturating_mul(SNAPPY_MAX_RATIO);
+    if claimed > most {
+        let wanted = format!("at most {most}");
+        return Err(FormatError::field(WHAT, "Snappy length", claimed, wanted));
     }
     let mut payload = vec![0; payload_bytes];
     let written =
@@ -585,6 +595,28 @@ mod tests {
         record[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
         let err = Batch::decode(record.into(), &BatchLimits::default()).unwrap_err();
         assert!(matches!(err, FormatError::OverLimit { field: "entries", .. }), "{err}");
+    }
+
+    /// Four bytes that claim to be 200 MiB.
+    #[test]
+    fn a_compressed_payload_is_no_longer_than_snappy_can_make_it() {
+        let claimed = 200_u32 << 20;
+        let mut record = sample().record()[..HEADER_BYTES].to_vec();
+        record[5] = FLAG_SNAPPY;
+        record[20..24].copy_from_slice(&claimed.to_le_bytes());
+        record[24..28].copy_from_slice(&4_u32.to_le_bytes());
+        record.extend_from_slice(&[0x80, 0x80, 0x80, 0x64]);
+        let crc = record_crc(&record);
+        record[AT_CRC..AT_CRC + 4].copy_from_slice(&crc.to_le_bytes());
+        let error = Batch::decode(record.into(), &BatchLimits::HARD).unwrap_err();
+        assert!(error.to_string().contains("Snappy length is 209715200, expected at most 88"));
+
+        // The longest that it can make fits.
+        let mut b = BatchBuilder::new(Position::genesis(db()));
+        b.push(Entry::set(b"k", &vec![7; 1 << 20]));
+        let batch = b.seal(0).unwrap();
+        assert!(batch.record().len() < 1 << 16);
+        Batch::decode(batch.record().clone(), &BatchLimits::HARD).unwrap();
     }
 
     #[test]
