@@ -164,7 +164,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             path: path.to_owned(),
             line: before.iter().filter(|b| **b == b'\n').count() + 1,
             column: at - line_start + 1,
-            key: key_at(text, line_start).unwrap_or_else(|| "?".to_owned()),
+            key: key_at(text, line_start)
+                .filter(|key| !key.is_empty())
+                .unwrap_or_else(|| "?".to_owned()),
             message: error.message().replace('\n', "; "),
         }
     })
@@ -270,6 +272,7 @@ mod tests {
                 ["dns.toml:7:10: logging.format: ", "`text` or `json`"],
             ),
             ("[tabel]\n", ["dns.toml:6:2: tabel: ", "unknown field `tabel`"]),
+            ("= 1\n", ["dns.toml:6:1: ?: ", "keys cannot be empty"]),
         ] {
             let error = parsed(extra).unwrap_err().to_string();
             for part in expected {
