@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * unknown keys are refused, with the file, line, column and key;
-//! * a [`Config`] that [`Config::load`] returned has passed [`Config::validate`]: the rest of the
-//!   program relies on the relations between its numbers.
+//! * a [`Config`] that [`Config::load`] or [`Config::from_text`] returned has passed
+//!   [`Config::validate`]: the rest of the program relies on the relations between its numbers.
 
 mod changes;
 mod text;
@@ -395,7 +395,12 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config = text::parse(&text, path)?;
+        Config::from_text(&text, path)
+    }
+
+    /// Parses and validates the text of a file; `path` is for the errors.
+    pub fn from_text(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let config = text::parse(text, path)?;
         config
             .validate()
             .map_err(|source| ConfigError::Invalid { path: path.to_owned(), source })?;
