@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quicksilver_format::manifest::{BlockEntry, Manifest, SnapshotHash};
 use quicksilver_format::meta::{Applied, Identity};
-use quicksilver_format::{Index, StateDigest};
+use quicksilver_format::{Index, Position, RunningHash, StateDigest};
 use quicksilver_protocol::{
     ByeReason, Deadlines, Decoder, FetchAction, FetchEnd, FetchSession, Frame, Message, Millis,
     Offer, Offered, Partial, Refusal, Refused,
@@ -41,7 +41,8 @@ pub(super) fn offered() -> Offered {
 
 pub(super) struct Fetcher {
     session: FetchSession,
-    own: Index,
+    own: Position,
+    oldest: Index,
     asked: bool,
     offered: Offered,
     /// What is received, and the first block that is missing.
@@ -51,7 +52,14 @@ pub(super) struct Fetcher {
 
 impl Fetcher {
     pub(super) fn new(choice: u8) -> Self {
-        let (offered, own) = (offered(), Index::new(u64::from(choice & 7)));
+        let (offered, end) = (offered(), manifest().end.position);
+        let index = Index::new(u64::from(choice & 7));
+        let same_past = index == end.index && choice & 64 == 0;
+        let own = match same_past {
+            true => end,
+            false => Position { index, hash: RunningHash::from_bytes([7; 32]) },
+        };
+        let oldest = Index::new(if choice & 128 == 0 { 1 } else { 7 });
         let next_block = u32::from(choice >> 4 & 3);
         let partial = (choice & 8 != 0).then(|| Partial {
             identity: offered.identity,
@@ -60,8 +68,8 @@ impl Fetcher {
         });
         let begun = partial.as_ref().map(|p| (p.manifest.clone(), p.next_block));
         let (deadlines, now) = (Deadlines::default(), Millis::new(1_000));
-        let session = FetchSession::new(node("leaf", 9), own, partial, deadlines, now);
-        Fetcher { session, own, asked: false, offered, begun, ended: false }
+        let session = FetchSession::new(node("leaf", 9), own, oldest, partial, deadlines, now);
+        Fetcher { session, own, oldest, asked: false, offered, begun, ended: false }
     }
 }
 
@@ -109,7 +117,8 @@ impl End for Fetcher {
         match self.session.poll()? {
             FetchAction::Send(frame) => match said(&Decoder::of_follower_bytes(), &frame) {
                 Message::Fetch(fetch) => {
-                    assert!(!self.asked && fetch.at_least == self.own);
+                    assert!(!self.asked && fetch.at_least >= self.own.index);
+                    assert!(fetch.at_least.next() >= self.oldest);
                     self.asked = true;
                 }
                 Message::Ping => assert!(self.asked),
@@ -120,7 +129,9 @@ impl End for Fetcher {
                 assert!(self.asked && !self.ended);
                 assert_eq!(Manifest::decode(&encoded), Ok(((*manifest).clone(), identity)));
                 assert_eq!(manifest.identity.db_id, DB);
-                assert!(manifest.end.position.index >= self.own);
+                let end = manifest.end.position;
+                assert!(end.index > self.own.index || end == self.own);
+                assert!(end.index.next() >= self.oldest);
                 self.begun = Some((*manifest, 0));
             }
             FetchAction::Block { number, bytes } => {

@@ -283,9 +283,9 @@ impl FetchSession {
 
     fn check(&mut self, offer: Offer) -> Result<(Box<Manifest>, u32), FetchEnd> {
         let known = self.partial.take().filter(|partial| partial.identity == offer.identity);
-        let (manifest, next) = match (offer.manifest, known) {
+        let (manifest, next, begun) = match (offer.manifest, known) {
             (None, Some(partial)) if partial.next_block == offer.first_block => {
-                (Box::new(partial.manifest), partial.next_block)
+                (Box::new(partial.manifest), partial.next_block, None)
             }
             (Some(encoded), _) if offer.first_block == 0 => {
                 let decoded = Manifest::decode(&encoded);
@@ -295,9 +295,7 @@ impl FetchSession {
                     return Err(FetchEnd::Bad(problem.to_owned()));
                 }
                 let manifest = Box::new(manifest);
-                let begin = FetchAction::Begin { identity, encoded, manifest: manifest.clone() };
-                self.actions.push_back(begin);
-                (manifest, 0)
+                (manifest, 0, Some(encoded))
             }
             _ => {
                 let problem = "it offered to go on with what this node has not begun";
@@ -305,7 +303,6 @@ impl FetchSession {
             }
         };
         if manifest.identity.db_id != self.me.db_id {
-            self.actions.pop_back();
             return Err(FetchEnd::Refused(format!(
                 "its snapshot is of database {}, this node holds {}",
                 manifest.identity.db_id, self.me.db_id
@@ -313,13 +310,15 @@ impl FetchSession {
         }
         let (end, own, at_least) = (manifest.end.position, self.own, self.at_least);
         if end.index < at_least {
-            self.actions.pop_back();
             return Err(FetchEnd::Behind { theirs: end.index, at_least });
         }
         if end.index == own.index && end.hash != own.hash {
-            self.actions.pop_back();
             let Position { index, hash: mine } = own;
             return Err(FetchEnd::Diverged { index, mine, theirs: end.hash });
+        }
+        if let Some(encoded) = begun {
+            let (identity, manifest) = (offer.identity, manifest.clone());
+            self.actions.push_back(FetchAction::Begin { identity, encoded, manifest });
         }
         Ok((manifest, next))
     }
