@@ -5,7 +5,7 @@
 //! beside the session that lives.
 //!
 //! Invariants:
-//! * an upstream is stale when it has brought no new heartbeat for
+//! * an upstream is stale when it has brought neither a batch nor a new heartbeat for
 //!   [`stale_ms`](Deadlines::stale_ms). It is left only for
 //!   one whose handshake shows a fresher heartbeat than the newest that was heard: when the root is
 //!   down, all are equally stale, and nobody hunts;
@@ -42,7 +42,7 @@ pub struct Tenure {
     deadlines: Deadlines,
     /// The newest heartbeat that came, or that it had at the handshake.
     heartbeat: Option<Heartbeat>,
-    /// When that came.
+    /// When that, or a batch, came.
     heard: Millis,
     /// When to ask somebody else because this one is stale.
     ask_stale_at: Millis,
@@ -132,6 +132,11 @@ impl Tenure {
             self.heartbeat = Some(heartbeat);
             self.refreshed(now, rng);
         }
+    }
+
+    /// The upstream sent a batch. Whoever catches up gets no heartbeats meanwhile.
+    pub fn batch(&mut self, now: Millis, rng: &mut impl Rng) {
+        self.refreshed(now, rng);
     }
 
     /// Whether the upstream has brought nothing new for too long.
@@ -289,6 +294,20 @@ mod tests {
         tenure.heartbeat(at(600), beat(6, 700), &mut rng);
         assert!(questions(&mut tenure, 600, 10, &mut rng).is_empty());
         assert!(!questions(&mut tenure, 610, 6, &mut rng).is_empty());
+    }
+
+    /// Story: a node was away for hours, and its upstream has all of that for it.
+    #[test]
+    fn whoever_catches_up_does_not_hunt() {
+        let mut rng = StdRng::seed_from_u64(9);
+        let mut tenure = tenure(0, 2, &mut rng);
+        for second in 0..600 {
+            tenure.batch(at(second), &mut rng);
+            assert_eq!(tenure.ask(at(second), &mut rng), None);
+            let fresher = Answer::Welcome(Some(beat(9, 9_999)));
+            let verdict = tenure.answered(at(second), UpstreamSlot(1), fresher);
+            assert_eq!(verdict, Verdict::Stay);
+        }
     }
 
     #[test]

@@ -333,6 +333,9 @@ impl Process {
             }
             FollowerAction::Quota(_) => Ok(()),
             FollowerAction::Deliver(batch) => {
+                if let Some(tenure) = &mut following.tenure {
+                    tenure.batch(now, &mut net.rng);
+                }
                 let pushed = self.recent.push_batch(following.epoch, &batch);
                 if pushed.is_ok() {
                     self.queue.push_back(Command::Apply(batch));

@@ -655,6 +655,9 @@ where
                     Ok(())
                 }
                 FollowerAction::Deliver(batch) => {
+                    if let Some(tenure) = &mut self.tenure {
+                        tenure.batch(self.clock.now(), &mut self.rng);
+                    }
                     let sink = &context.sink;
                     context.feed.push_batch(self.epoch, &batch, || sink.apply(batch.clone()))
                 }
