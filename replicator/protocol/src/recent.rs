@@ -34,8 +34,15 @@ pub struct FeedLimits {
 
 impl Default for FeedLimits {
     fn default() -> Self {
-        // Ten minutes of batches, one in each window, and as many heartbeats.
-        FeedLimits { items: 4_096, bytes: 256 << 20, pending_batches: 64, pending_bytes: 256 << 20 }
+        FeedLimits {
+            // Ten minutes of batches, one in each window, and as many heartbeats.
+            items: 4_096,
+            bytes: 256 << 20,
+            // What may wait is what a commit can take: a relay that was away catches up in few
+            // large commits, and windows of a quiet root hold a few hundred entries each.
+            pending_batches: 2_048,
+            pending_bytes: 256 << 20,
+        }
     }
 }
 
