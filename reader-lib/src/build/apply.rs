@@ -50,9 +50,33 @@ impl State {
 
 /// One entry on its way into the data.
 struct Change<'b> {
+    /// The key's first bytes: most keys are told apart by them, without a look at the batch.
+    prefix: u64,
     key: &'b [u8],
     write_index: Index,
     op: Op<'b>,
+}
+
+impl<'b> Change<'b> {
+    const PREFIX_BYTES: usize = size_of::<u64>();
+
+    fn new(key: &'b [u8], write_index: Index, op: Op<'b>) -> Self {
+        // Zeros after a short key: in the order of prefixes nobody stands before whom he follows in
+        // the order of keys.
+        let mut prefix = [0; Self::PREFIX_BYTES];
+        for (byte, of_key) in prefix.iter_mut().zip(key) {
+            *byte = *of_key;
+        }
+        Change { prefix: u64::from_be_bytes(prefix), key, write_index, op }
+    }
+
+    /// By key, and the newest of a key first.
+    fn order(&self, other: &Self) -> Ordering {
+        self.prefix
+            .cmp(&other.prefix)
+            .then_with(|| self.key.cmp(other.key))
+            .then_with(|| other.write_index.cmp(&self.write_index))
+    }
 }
 
 /// A long value whose chunks have to be written.
@@ -164,13 +188,10 @@ fn end_state(batches: &[Batch]) -> Vec<Change<'_>> {
     let mut changes: Vec<Change<'_>> = batches
         .iter()
         .flat_map(Batch::entries)
-        .map(|(write_index, entry)| Change { key: entry.key, write_index, op: entry.op })
+        .map(|(write_index, entry)| Change::new(entry.key, write_index, entry.op))
         .collect();
     // The newest of a key first, so that removing duplicates keeps it.
-    changes.sort_unstable_by(|a, b| match a.key.cmp(b.key) {
-        Ordering::Equal => b.write_index.cmp(&a.write_index),
-        other => other,
-    });
+    changes.sort_unstable_by(Change::order);
     changes.dedup_by(|later, kept| later.key == kept.key);
     changes
 }
@@ -232,4 +253,33 @@ fn append_pieces(
         txn.put_append(bucket, &chunk::key(index, number), piece)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Short keys, zeros and keys that differ late: what a prefix could get wrong.
+    #[test]
+    fn changes_are_in_the_order_of_their_keys() {
+        let keys: [&[u8]; 9] = [
+            b"a",
+            b"a\0",
+            b"a\0\0\0\0\0\0\0",
+            b"a\0\0\0\0\0\0\0\0",
+            b"a\x01",
+            b"abcdefgh",
+            b"abcdefgh\0",
+            b"abcdefgi",
+            b"\xff",
+        ];
+        for (m, one) in keys.iter().enumerate() {
+            for (n, other) in keys.iter().enumerate() {
+                let change = |key, index| Change::new(key, Index::new(index), Op::Del);
+                assert_eq!(change(one, 1).order(&change(other, 1)), m.cmp(&n), "{one:?} {other:?}");
+            }
+        }
+        let (old, new) = (Change::new(b"a", Index::new(1), Op::Del), Index::new(2));
+        assert_eq!(Change::new(b"a", new, Op::Del).order(&old), Ordering::Less);
+    }
 }
