@@ -86,6 +86,16 @@ impl Connection {
         Ok(Connection { stream, line: Vec::new() })
     }
 
+    /// Another handle on the same connection: one sends, the other one receives.
+    pub fn try_clone(&self) -> io::Result<Connection> {
+        let stream = match self.stream.get_ref() {
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
+        };
+        let stream = BufReader::with_capacity(BUFFER_BYTES, stream);
+        Ok(Connection { stream, line: Vec::new() })
+    }
+
     /// Sends everything.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.stream.get_mut() {

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod engine;
 pub mod histogram;
 pub mod loader;
+pub mod metrics;
 pub mod peer;
 pub mod plot;
 pub mod process;

@@ -1,6 +1,6 @@
 //! etcd, one member, over gRPC: the service that most fleets keep their configuration in.
 //!
-//! The three messages that are needed are written and read by hand (`etcd/rpc.proto`).
+//! The few messages that are needed are written and read by hand (`etcd/rpc.proto`).
 
 use std::io;
 use std::process::Command;
@@ -128,6 +128,33 @@ impl Client {
     }
 }
 
+/// Who is told when a key changes.
+#[derive(Debug)]
+pub struct Watch(Channel);
+
+impl Watch {
+    /// Of one key, from now on.
+    pub fn begin(address: &Address, key: &[u8]) -> io::Result<Watch> {
+        // WatchRequest.create_request = 1, WatchCreateRequest.key = 1.
+        let (mut create, mut request) = (Vec::new(), Vec::new());
+        field(&mut create, 1, key);
+        field(&mut request, 1, &create);
+        let mut channel = Channel::connect(address)?;
+        channel.open("/etcdserverpb.Watch/Watch", &request)?;
+        // It says that it watches.
+        channel.message()?;
+        Ok(Watch(channel))
+    }
+
+    /// The values of the next changes: several, when they came together.
+    pub fn changes(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        let answer = self.0.message()?;
+        // WatchResponse.events = 11, Event.kv = 2, KeyValue.value = 5.
+        let values = find_all(&answer, 11).filter_map(|event| find(find(event, 2)?, 5));
+        Ok(values.map(<[u8]>::to_vec).collect())
+    }
+}
+
 impl Get for Client {
     /// As this member has it (serializable).
     fn get(&mut self, key: &[u8], buffer: &mut Vec<u8>) -> io::Result<bool> {
@@ -157,23 +184,29 @@ fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
 }
 
 /// The first field of that number that is bytes.
-fn find(mut message: &[u8], number: u64) -> Option<&[u8]> {
-    while !message.is_empty() {
-        let tag = varint(&mut message)?;
-        match tag & 7 {
-            0 => drop(varint(&mut message)?),
-            2 => {
-                let length = usize::try_from(varint(&mut message)?).ok()?;
-                let (bytes, rest) = message.split_at_checked(length)?;
-                if tag >> 3 == number {
-                    return Some(bytes);
+fn find(message: &[u8], number: u64) -> Option<&[u8]> {
+    find_all(message, number).next()
+}
+
+/// All fields of that number that are bytes.
+fn find_all(mut message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
+    let fields = std::iter::from_fn(move || {
+        while !message.is_empty() {
+            let tag = varint(&mut message)?;
+            match tag & 7 {
+                0 => drop(varint(&mut message)?),
+                2 => {
+                    let length = usize::try_from(varint(&mut message)?).ok()?;
+                    let (bytes, rest) = message.split_at_checked(length)?;
+                    message = rest;
+                    return Some((tag >> 3, bytes));
                 }
-                message = rest;
+                _ => return None,
             }
-            _ => return None,
         }
-    }
-    None
+        None
+    });
+    fields.filter(move |(found, _)| *found == number).map(|(_, bytes)| bytes)
 }
 
 fn varint(message: &mut &[u8]) -> Option<u64> {
@@ -201,6 +234,8 @@ mod tests {
         field(&mut message, 1, b"header");
         field(&mut message, 2, &pair);
         assert_eq!(find(&message, 2).and_then(|pair| find(pair, 5)), Some(&[7; 300][..]));
+        field(&mut message, 2, b"again");
+        assert_eq!(find_all(&message, 2).last(), Some(&b"again"[..]));
         assert_eq!(find(&message, 3), None);
         assert_eq!(find(&[2 << 3 | 2, 9, 1], 2), None);
     }

@@ -1,4 +1,4 @@
-//! Unary gRPC calls over one HTTP/2 connection without TLS, by hand.
+//! Unary gRPC calls, or one that streams, over one HTTP/2 connection without TLS, by hand.
 //!
 //! Its own client library would cost etcd several times what the server does per read, so this
 //! speaks just enough HTTP/2 to be the leanest client: requests whose headers never change, many
@@ -91,6 +91,16 @@ impl Channel {
 
     /// Begins a call without waiting for its answer.
     pub fn send(&mut self, path: &str, message: &[u8]) -> io::Result<()> {
+        self.begin(path, message, END_STREAM)
+    }
+
+    /// Begins a call in which the server may say something at any time: [`message`](Self::message). It is
+    /// the only one on this connection.
+    pub fn open(&mut self, path: &str, message: &[u8]) -> io::Result<()> {
+        self.begin(path, message, 0)
+    }
+
+    fn begin(&mut self, path: &str, message: &[u8], last_flags: u8) -> io::Result<()> {
         let bytes = message.len() + 5;
         if bytes > FIRST_WINDOW {
             return Err(failed("a message that is larger than a stream's window"));
@@ -107,7 +117,7 @@ impl Channel {
         let body = [&[0], &length.to_be_bytes()[..], message].concat();
         let mut pieces = body.chunks(MAX_FRAME_BYTES).peekable();
         while let Some(piece) = pieces.next() {
-            let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
+            let flags = if pieces.peek().is_none() { last_flags } else { 0 };
             self.frame(DATA, flags, stream, piece);
         }
         self.calls.push_back(Call { stream, answer: Vec::new(), ended: false });
@@ -128,6 +138,20 @@ impl Channel {
             return Err(failed("the call was refused"));
         }
         Ok(answer.split_off(5))
+    }
+
+    /// The next message of the call that was opened.
+    pub fn message(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let call = self.calls.front_mut().ok_or_else(|| failed("no call was opened"))?;
+            if let Some(message) = take_message(&mut call.answer) {
+                return Ok(message);
+            }
+            if call.ended {
+                return Err(failed("the server ended the call"));
+            }
+            self.receive()?;
+        }
     }
 
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -199,6 +223,19 @@ impl Channel {
     }
 }
 
+/// Takes a message off the front, once all of it is there.
+fn take_message(arrived: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let &[_, a, b, c, d] = arrived.first_chunk::<5>()?;
+    let end = 5 + u32::from_be_bytes([a, b, c, d]) as usize;
+    if arrived.len() < end {
+        return None;
+    }
+    let rest = arrived.split_off(end);
+    let message = arrived.split_off(5);
+    *arrived = rest;
+    Some(message)
+}
+
 /// The request's headers in HPACK: names from the static table where it has them, values as they
 /// are, nothing remembered on either side.
 fn headers(path: &str, authority: &str) -> Vec<u8> {
@@ -215,4 +252,23 @@ fn headers(path: &str, authority: &str) -> Vec<u8> {
     literal(&[0x0f, 0x10], "application/grpc"); // content-type
     literal(b"\x00\x02te", "trailers");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_whole_and_one_by_one() {
+        let both = [0, 0, 0, 0, 2, 7, 8, 0, 0, 0, 0, 1, 9];
+        for cut in 0..both.len() {
+            let mut arrived = both[..cut].to_vec();
+            let mut taken: Vec<_> = std::iter::from_fn(|| take_message(&mut arrived)).collect();
+            assert_eq!(taken.len(), usize::from(cut >= 7));
+            arrived.extend_from_slice(&both[cut..]);
+            taken.extend(std::iter::from_fn(|| take_message(&mut arrived)));
+            assert_eq!(taken, [vec![7, 8], vec![9]]);
+            assert!(arrived.is_empty());
+        }
+    }
 }

@@ -84,6 +84,6 @@ fn socket_in(dir: &Path) -> PathBuf {
 }
 
 /// A port that is free now. It may be taken in a moment; then the server says so and the run stops.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

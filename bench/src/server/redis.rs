@@ -1,6 +1,10 @@
 //! Redis: the best known way to ask another process for a value.
 
 use std::process::Command;
+use std::time::Duration;
+
+use quicksilver_tests::poll;
+use quicksilver_tests::resp::{self, Reply};
 
 use super::resp::Client;
 use super::{Get, Server, free_port, socket_in};
@@ -11,6 +15,9 @@ use crate::connection::Address;
 pub const PACKAGE: &str = "redis-server";
 /// The program.
 pub const PROGRAM: &str = "redis-server";
+
+/// For a replica to follow.
+const LINK: Duration = Duration::from_secs(30);
 
 /// A Redis that listens on a Unix socket and on a port.
 #[derive(Debug)]
@@ -42,5 +49,31 @@ impl Redis {
         )?;
         let unix = Address::Unix(socket_in(server.dir()));
         Ok(Redis { server, unix, tcp: Address::Tcp(port) })
+    }
+
+    /// One that keeps everything in memory and nothing on disk, and tells its replicas at once.
+    pub fn in_memory(more: &[&str]) -> Result<Redis> {
+        let options = ["--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+        Redis::start(&[&options, more].concat())
+    }
+
+    /// Makes it a replica of another one, and waits until it follows.
+    pub fn follow(&self, master: &Redis) -> Result<()> {
+        let Address::Tcp(port) = master.tcp else { return Err("a Redis without a port".into()) };
+        let told = self.call(&["REPLICAOF", "127.0.0.1", &port.to_string()])?;
+        if !told.is_ok() {
+            return Err(format!("{told:?}").into());
+        }
+        let follows = || {
+            let info = self.call(&["INFO", "replication"]).ok()?;
+            info.text()?.contains("master_link_status:up").then_some(())
+        };
+        poll(LINK, follows).ok_or_else(|| "a Redis replica does not follow".into())
+    }
+
+    /// One command and its reply.
+    pub fn call(&self, command: &[&str]) -> Result<Reply> {
+        let Address::Unix(socket) = &self.unix else { return Err("a Redis without socket".into()) };
+        Ok(resp::Client::connect(socket)?.call(command)?)
     }
 }

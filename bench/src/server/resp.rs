@@ -18,6 +18,11 @@ impl Client {
         Ok(Client { connection: Connection::open(address)?, request: Vec::new() })
     }
 
+    /// Another handle on the same connection: one sends, the other one takes the answers.
+    pub fn try_clone(&self) -> io::Result<Client> {
+        Ok(Client { connection: self.connection.try_clone()?, request: Vec::new() })
+    }
+
     /// Sends one SET without waiting for its answer.
     pub fn send_set(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.request.clear();
