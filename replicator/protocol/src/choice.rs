@@ -17,7 +17,7 @@
 use quicksilver_format::Index;
 use rand::Rng;
 
-use crate::follower::{Decision, SessionEnd};
+use crate::end::{Decision, SessionEnd};
 
 /// Bound of the first wait.
 pub const BACKOFF_BASE_MS: u64 = 100;
@@ -185,7 +185,7 @@ impl Chooser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::follower::EndCause;
+    use crate::end::EndCause;
     use crate::message::ByeReason;
     use quicksilver_format::{Position, RunningHash};
     use rand::SeedableRng;

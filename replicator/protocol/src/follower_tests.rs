@@ -1,8 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use super::*;
 use crate::Kind;
+use crate::end::Decision;
 use crate::model::{DB, HISTORY, Log, batch, hop, node};
+use crate::source::LogFact;
 use bytes::Bytes;
+use quicksilver_format::DbId;
 use quicksilver_format::Heartbeat;
 
 const T0: Millis = Millis::new(1_000);

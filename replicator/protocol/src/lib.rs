@@ -7,7 +7,7 @@
 //! * [`window`]: when the root may seal its next batch.
 //! * [`frame`]: how bytes become frames. [`message`]: what frames say.
 //! * [`follower`]: the downstream end of a session; refuses everything that is not the next batch
-//!   of its own log. [`source`]: the upstream end.
+//!   of its own log; [`end`]: why a session ended, and what follows. [`source`]: the upstream end.
 //! * [`recent`]: the recent part of the stream in memory, which makes cut-through possible.
 //! * [`transfer`]: fetching a snapshot, both ends.
 //! * [`choice`]: which upstream to try next, and when. [`tenure`]: whether to stay with it.
@@ -19,6 +19,7 @@
 pub mod choice;
 pub mod clock;
 pub mod deadlines;
+pub mod end;
 pub mod follower;
 pub mod frame;
 pub mod message;
@@ -38,7 +39,8 @@ mod model;
 pub use choice::{Chooser, Next, UpstreamSlot};
 pub use clock::Millis;
 pub use deadlines::Deadlines;
-pub use follower::{Decision, EndCause, FollowerAction, FollowerSession, SessionEnd};
+pub use end::{Decision, EndCause, SessionEnd};
+pub use follower::{FollowerAction, FollowerSession};
 pub use frame::{Decoded, Decoder, EncodedFrame, Frame, FrameError, Kind};
 pub use message::{
     ByeReason, Fetch, Hello, Hop, Lineage, LocalNode, Message, Offer, Quota, Refusal, Refused,

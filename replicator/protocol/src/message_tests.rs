@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use super::*;
 use crate::frame::{Decoded, Decoder};
+use crate::frame::{Frame, Kind};
 use proptest::prelude::*;
+use quicksilver_format::FormatError;
 
 fn hop(name: &str, run: u8) -> Hop {
     Hop { node_id: NodeId::new(name).unwrap(), process_id: ProcessId::from_bytes([run; 16]) }

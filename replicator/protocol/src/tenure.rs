@@ -27,7 +27,7 @@ use rand::Rng;
 use crate::choice::UpstreamSlot;
 use crate::clock::Millis;
 use crate::deadlines::Deadlines;
-use crate::follower::{Decision, SessionEnd};
+use crate::end::{Decision, SessionEnd};
 
 /// The bound of the waits between two questions of a node whose upstream is stale grows from
 /// `stale_ms` to so many times that.

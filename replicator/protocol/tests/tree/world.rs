@@ -245,16 +245,20 @@ impl World {
     }
 
     /// Looks at the alarms: of two that differ, the one whose past is not the root's is made anew, and
-    /// whomever it has that past from.
+    /// so are those that it may have that past from, or they from it.
     fn make_the_round(&mut self) {
         let root = self.end(ROOT);
         for node in 1..self.nodes.len() {
             let Some(upstream) = self.nodes[node].alarm.take() else { continue };
-            let path: Vec<NodeNumber> = (0..self.nodes.len())
-                .filter(|other| self.hangs_below(node, *other))
-                .chain([node, upstream])
-                .collect();
-            for wrong in path {
+            let related = |other: NodeNumber| {
+                other == node
+                    || other == upstream
+                    || self.nodes[node].place.upstreams.contains(&other)
+                    || self.hangs_below(node, other)
+                    || self.hangs_below(other, node)
+            };
+            let related: Vec<NodeNumber> = (1..self.nodes.len()).filter(|n| related(*n)).collect();
+            for wrong in related {
                 let is_strange = Some(wrong) == self.net.plan.stranger;
                 if !is_strange && !self.net.record.is_beginning(&self.end(wrong), &root) {
                     self.net.record.meet("an operator rebuilt a node that differed");

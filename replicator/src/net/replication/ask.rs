@@ -11,7 +11,8 @@ use quicksilver_protocol::{Decoded, Decoder, FollowerAction, FollowerSession, Se
 
 use super::Clock;
 use super::connection::{Connection, Moved};
-use super::follow::{Dial, FollowContext};
+use super::follow::FollowContext;
+use super::upstream::Dial;
 
 impl<D: Dial> FollowContext<D> {
     /// What `address` says to a node that stands where this one does: its newest heartbeat, or why it

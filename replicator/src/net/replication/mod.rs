@@ -13,8 +13,8 @@
 //! * [`feed`]: the recent part of the stream in memory, between the one who adds to it (the root's
 //!   sequencer, or [`follow`](mod@follow)) and everyone who reads it.
 //! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
-//! * [`follow`](mod@follow): the upstream: dialling, the session, and what an operator is told about it.
-//!   `ask`: whether another one would be better.
+//! * [`follow`](mod@follow): the session with the upstream. [`upstream`]: who it may be, and what an
+//!   operator is told about it. `ask`: whether another one would be better.
 //! * [`transfer`]: snapshots, fetched and served.
 //! * [`connection`]: bytes in and out of a stream, bounded.
 //!
@@ -27,6 +27,7 @@ pub mod feed;
 pub mod follow;
 pub mod serve;
 pub mod transfer;
+pub mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -42,11 +43,10 @@ use tokio::time::Instant;
 
 pub use downstreams::{Downstream, Downstreams};
 pub use feed::Feed;
-pub use follow::{
-    Dial, FollowContext, NetDial, UpstreamState, UpstreamStatus, Upstreams, follow, set_quota,
-};
+pub use follow::{FollowContext, follow, set_quota};
 pub use serve::{ServeContext, admit, serve_downstream};
 pub use transfer::{Fetching, NotNow, OfferContext, ServedSnapshot, SnapshotStore};
+pub use upstream::{Dial, NetDial, UpstreamState, UpstreamStatus, Upstreams};
 
 /// What is stored could not be read, or kept. The store says why; a session that meets it ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

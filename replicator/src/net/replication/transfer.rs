@@ -21,8 +21,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Moved};
-use super::follow::Dial;
 use super::serve::Visit;
+use super::upstream::Dial;
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
 use crate::net::heavy;
 use crate::net::node::{BootstrapStatus, BoxFuture};
