@@ -153,8 +153,9 @@ fn twenty_restarts(sockets_outlive_it: bool) {
         "{calls} calls, the longest {longest:?}; {} conditional ones, unknown: {unknown}",
         stored.len()
     );
-    // A kill takes at most the command that was under way.
-    assert!(unknown <= RESTARTS as u64, "{unknown} conditional writes do not know");
+    // A kill takes at most the command that was under way, and the one after it, whose connection was
+    // queued at the socket in the moment before that closed too.
+    assert!(unknown <= 2 * RESTARTS as u64, "{unknown} conditional writes do not know");
     let reader = Reader::open(cluster.node("root").data_dir()).unwrap();
     for (key, value) in expected {
         let found = reader.get(key.as_bytes()).unwrap();

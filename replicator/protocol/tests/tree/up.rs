@@ -22,6 +22,8 @@ const ME: End = End::Dialler;
 const NEVER: Millis = Millis::new(u64::MAX);
 /// Between two rounds of a node that fetches a snapshot.
 const FETCH_RETRY_MS: u64 = 500;
+/// When all upstreams asked to be patient for so long, it looks again who has the log.
+const FETCH_LOOK_AGAIN_MS: u64 = 10_000;
 
 /// What a node does about its upstream.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct Fetching {
     at: usize,
     again: bool,
     wait_ms: u64,
+    /// When something last came.
+    progressed: Millis,
     /// Who has sent blocks of it.
     sender: Option<NodeNumber>,
     state: Fetch,
@@ -203,6 +207,7 @@ impl Process {
                     at: 0,
                     again: false,
                     wait_ms: FETCH_RETRY_MS,
+                    progressed: net.now,
                     sender: None,
                     state: Fetch::Waiting(net.now),
                 }))
@@ -522,6 +527,7 @@ impl Process {
                             }
                         }
                         *progress = true;
+                        fetching.progressed = net.now;
                         fetching.sender = Some(source);
                     }
                     FetchAction::Close(end) => {
@@ -595,7 +601,8 @@ impl Fetching {
         self.at += 1;
         let mut wait_ms = 0;
         if self.at == self.order.len() {
-            if !std::mem::take(&mut self.again) {
+            let patience = net.now.since_ms(self.progressed) < FETCH_LOOK_AGAIN_MS;
+            if !std::mem::take(&mut self.again) || !patience {
                 return true;
             }
             self.at = 0;

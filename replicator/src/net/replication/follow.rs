@@ -264,10 +264,9 @@ impl<D: Dial> FollowContext<D> {
             Ok(()) => tracing::info!(%node, "bootstrapped from a snapshot"),
             Err(_) if *shutdown.borrow() => {}
             Err(reason) => {
-                tracing::error!(
+                tracing::warn!(
                     %node, reason,
-                    "no snapshot could be had; it is tried again, and this node keeps serving what \
-                     it has"
+                    "no snapshot yet; it is tried again, and this node keeps serving what it has"
                 );
                 self.status.send_modify(|status| status.last_error = Some(reason));
             }

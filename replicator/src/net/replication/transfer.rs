@@ -33,6 +33,8 @@ const STALL: Duration = Duration::from_secs(60);
 /// Between two tries of one upstream that broke off, and how long a busy one is left alone at most.
 const RETRY: Duration = Duration::from_millis(200);
 const BUSY_MAX: Duration = Duration::from_secs(30);
+/// When all upstreams asked to be patient for so long, it is time to look again who has the log.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Until the next look whether another database of this machine has ended its bootstrap.
 const ADMISSION_LOOK: Duration = Duration::from_millis(500);
 /// When a source serves as many as it may.
@@ -225,7 +227,8 @@ struct Tried {
 
 impl<D: Dial> Fetching<D> {
     /// Fetches a snapshot from one of `upstreams`, tried in turn, and makes it what this node serves.
-    /// It goes on for as long as one of them sends something or asks to be patient. Their logs begin at
+    /// It goes on for as long as one of them sends something, and for a while when all they do is ask to
+    /// be patient: then it is time to look again who has what. Their logs begin at
     /// `oldest`, or earlier: a snapshot that ends before that leads nowhere.
     ///
     /// # Errors
@@ -280,11 +283,15 @@ impl<D: Dial> Fetching<D> {
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
         let mut last = String::from("there is no upstream");
+        let mut progressed = Instant::now();
         loop {
             let (mut again, mut wait) = (false, RETRY);
             for address in upstreams {
                 let Tried { end, progress } = self.try_one(address, oldest, shutdown).await?;
                 again |= progress;
+                if progress {
+                    progressed = Instant::now();
+                }
                 match end {
                     FetchEnd::Complete => return Ok(()),
                     FetchEnd::Busy { retry_after_ms, .. } => {
@@ -304,7 +311,8 @@ impl<D: Dial> Fetching<D> {
                     }
                 });
             }
-            if !again {
+            // What was so when it began need not be so any more: perhaps one of them has the log now.
+            if !again || progressed.elapsed() >= LOOK_AGAIN {
                 return Err(last);
             }
             pause(wait, shutdown).await?;
