@@ -15,6 +15,8 @@ use crate::throttle::Throttle;
 /// When what has been written meanwhile is caught up with in less time than this, the writer's thread
 /// does the rest.
 const CLOSE_ENOUGH: Duration = Duration::from_millis(20);
+/// Until the next look whether everybody knows of a switch.
+const SOON_LIVE: Duration = Duration::from_millis(1);
 
 impl Worker {
     pub(super) fn compact(&mut self) -> Result<Done, JobError> {
@@ -73,9 +75,9 @@ impl Worker {
         });
         (self.access.order)(order(asker));
         // The writer does it after the commit that it is in, or drops the order at its end.
-        loop {
+        let before = loop {
             match told.recv_timeout(TICK) {
-                Ok(answer) => return Ok(answer?),
+                Ok(answer) => break answer?,
                 Err(RecvTimeoutError::Disconnected) => return Err(JobError::NoWriter),
                 Err(RecvTimeoutError::Timeout) => {
                     if !self.desk.goes_on(0, 0, Duration::ZERO) {
@@ -83,6 +85,11 @@ impl Worker {
                     }
                 }
             }
-        }
+        };
+        // It tells this job first, and then everybody: who hears of the end finds the next one live.
+        while (self.access.live)().generation == before.generation
+            && self.desk.goes_on(0, 0, SOON_LIVE)
+        {}
+        Ok(before)
     }
 }
