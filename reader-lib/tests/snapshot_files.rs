@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use quicksilver::build::rebuild::SLICE_BYTES;
 use quicksilver::build::snapshot::{
-    self, Receiving, SnapshotFile, create, directory_of, remove, remove_unfinished, restore,
+    self, Arrival, Blocks, Receiving, SnapshotFile, create, directory_of, remove,
+    remove_unfinished, restore,
 };
 use quicksilver::build::{
-    BuildError, Builder, Options, RoleLock, append, open_page, open_writer, switch_to,
+    BuildError, Builder, Built, Options, RoleLock, append, open_page, open_writer, switch_to,
 };
 use quicksilver::environment::{Environment, live_generation};
 use quicksilver::status_page::StatusWriter;
@@ -308,4 +309,116 @@ fn what_comes_in_parts_goes_on_where_it_stopped() {
     db.write(&[(b"later".to_vec(), Some(b"1".to_vec()))]);
     let receiving = Receiving::begin(&into, &db.snapshot().manifest().encode()).unwrap();
     assert_eq!(receiving.next_block(), 0);
+}
+
+/// A snapshot that comes while a generation is made of it, on another thread; what became of that.
+fn restore_beside(
+    snapshot: &SnapshotFile,
+    target: &Path,
+    options: &Options,
+    fetch: impl FnOnce(Receiving),
+) -> Option<Built> {
+    let offered = tempfile::tempdir().unwrap();
+    let mut receiving = Receiving::begin(offered.path(), &snapshot.manifest().encode()).unwrap();
+    let incoming = receiving.incoming().unwrap();
+    std::thread::scope(|scope| {
+        let restored = scope.spawn(move || {
+            restore(&incoming, target, Generation::FIRST, options, &mut |_| true).unwrap()
+        });
+        fetch(receiving);
+        restored.join().unwrap()
+    })
+}
+
+fn left_in(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    names.map(|name| name.into_string().unwrap()).filter(|name| name != "open.lock").collect()
+}
+
+/// Story: a generation is made while its blocks come, each one late; a sender gives up at one of
+/// them. There is a whole generation then, or none.
+#[test]
+fn what_comes_late_is_restored_and_what_comes_no_more_is_not() {
+    let db = filled();
+    let mut wrote = 0u32;
+    let snapshot = db.snapshot_beside(SLICE_BYTES, &mut || {
+        wrote += 1;
+        db.write(&[(wrote.to_be_bytes().to_vec(), Some(b"meanwhile".to_vec()))]);
+    });
+    let blocks = snapshot.manifest().blocks.len() as u32;
+    assert!(blocks > 3 && snapshot.manifest().sections.iter().all(|blocks| *blocks > 0));
+    let push = |receiving: &mut Receiving, n: u32| {
+        let mut block = Vec::new();
+        snapshot.block(n as usize, &mut block).unwrap();
+        receiving.push(n, &block).unwrap();
+    };
+    for given_up_at in 0..=blocks {
+        let target = tempfile::tempdir().unwrap();
+        let _role = RoleLock::take(target.path()).unwrap();
+        let built = restore_beside(&snapshot, target.path(), &db.options, |mut receiving| {
+            (0..given_up_at).for_each(|n| push(&mut receiving, n));
+        });
+        assert_eq!(built, None, "given up at block {given_up_at}, not finished");
+        assert_eq!(left_in(target.path()), ["role.lock"]);
+    }
+    let target = tempfile::tempdir().unwrap();
+    let _role = RoleLock::take(target.path()).unwrap();
+    let mut finished = None;
+    let built = restore_beside(&snapshot, target.path(), &db.options, |mut receiving| {
+        (0..blocks).for_each(|n| push(&mut receiving, n));
+        finished = Some(receiving.finish().unwrap().name());
+    });
+    assert_eq!(finished, Some(snapshot.name()));
+    assert_eq!(built.unwrap().digest, snapshot.manifest().end.digest);
+    switch_to(target.path(), Generation::FIRST).unwrap();
+    let environment = Environment::open_reader(target.path(), Generation::FIRST).unwrap();
+    assert!(verify::verify(&environment, |_| {}).unwrap().is_clean());
+}
+
+/// Story: a block rots in the file before the generation has it; another fetch takes the place of the
+/// one that a generation is made of.
+#[test]
+fn a_generation_is_made_of_one_fetch_and_of_right_blocks() {
+    let db = filled();
+    let snapshot = db.snapshot();
+    let dir = tempfile::tempdir().unwrap();
+    let offered = dir.path().join("offered");
+    let mut receiving = Receiving::begin(&offered, &snapshot.manifest().encode()).unwrap();
+    let first = receiving.incoming().unwrap();
+    let mut block = Vec::new();
+    snapshot.block(0, &mut block).unwrap();
+    receiving.push(0, &block).unwrap();
+    assert_eq!((first.arrival(0), first.arrival(1)), (Arrival::Here, Arrival::Late));
+    let second = receiving.incoming().unwrap();
+    assert_eq!((first.arrival(1), second.arrival(1)), (Arrival::Never, Arrival::Late));
+    assert_eq!((first.arrival(0), second.arrival(0)), (Arrival::Here, Arrival::Here));
+
+    let path = offered.join("fetching.blocks");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let target = dir.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let _role = RoleLock::take(&target).unwrap();
+    let refused = restore(&second, &target, Generation::FIRST, &db.options, &mut |_| true);
+    assert!(matches!(refused, Err(BuildError::Damaged { .. })), "{refused:?}");
+    assert_eq!(left_in(&target), ["role.lock"]);
+    receiving.let_go();
+    assert_eq!(second.arrival(1), Arrival::Never);
+}
+
+/// Story: every block was here, and the process died before it went on in them. Nothing comes twice.
+#[test]
+fn a_file_that_is_whole_is_taken_up_again() {
+    let db = filled();
+    let snapshot = db.snapshot();
+    let blocks = snapshot.manifest().blocks.len() as u32;
+    let dir = snapshot.path().parent().unwrap().to_owned();
+    Receiving::reopen(&snapshot).unwrap();
+    assert!(snapshot::list(&db.path()).unwrap().is_empty());
+    let receiving = Receiving::resume(&dir).unwrap().unwrap();
+    assert_eq!((receiving.next_block(), receiving.identity()), (blocks, snapshot.identity()));
+    let again = receiving.finish().unwrap();
+    assert_eq!((again.path(), again.file_bytes()), (snapshot.path(), snapshot.file_bytes()));
+    assert!(again.check(&mut |_| true).unwrap());
 }

@@ -3,6 +3,7 @@
 //! after cuts, deaths and from another upstream; one at a time on a machine.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::process::Command;
 use std::time::Duration;
 
 use quicksilver_tests::cluster::{Node, Status, qsctl};
@@ -47,6 +48,22 @@ fn served_bytes(node: &Node) -> u64 {
         rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()
     };
     sent.map(bytes).sum()
+}
+
+/// What a node's directory has of generations, and of a fetch.
+fn unfinished_and_generations(node: &Node) -> Vec<String> {
+    let dirs = [node.data_dir(), node.data_dir().join("snapshots/offered")];
+    let names = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> =
+        names.filter(|name| name.starts_with("gen-") || name.starts_with("fetching.")).collect();
+    names.sort();
+    names
+}
+
+/// Some of the snapshot is in the generation that is made of it.
+fn building(status: &Status) -> bool {
+    status.json["maintenance"]["running"]["kind"] == "bootstrap"
 }
 
 fn fetching(status: &Status) -> u64 {
@@ -119,11 +136,14 @@ fn a_node_that_was_away_serves_what_it_has_and_resumes() {
             leaf.await_status("it has got further", SOON, |status| fetching(status) > n * 4 * MIB);
         assert_eq!((before.state.as_str(), before.index), ("disconnected", 1));
         assert_eq!(before.json["upstream"]["state"], "bootstrapping");
+        assert!(building(&before), "{:?}", before.json["maintenance"]);
         assert!(before.json["bootstrap"]["eta_seconds"].as_f64() > Some(0.0), "{:?}", before.json);
         assert!(leaf.get("/metrics").body.contains("quicksilver_bootstrapping{db=\"tests\"} 1"));
         assert_eq!(leaf.client().call(&["GET", "old"]).unwrap().text(), Some("there"));
         assert_eq!(reader.ask("text old"), "text there");
         leaf.kill9();
+        let left = ["fetching.blocks", "fetching.manifest", "gen-000001", "gen-000002.new"];
+        assert_eq!(unfinished_and_generations(leaf), left);
         leaf.start();
         let after = leaf.await_status("it goes on", SOON, |status| fetching(status) > 0);
         assert!(fetching(&after) + 2 * MIB >= fetching(&before), "it begins anew");
@@ -131,7 +151,11 @@ fn a_node_that_was_away_serves_what_it_has_and_resumes() {
     cluster.await_converged(SOON);
     assert_eq!(reader.ask("text old"), "text there");
     reader.assert_verified();
-    let [name] = &offered(cluster.node("leaf"))[..] else { panic!() };
+    let leaf = cluster.node("leaf");
+    eventually("nobody is in the old one", SOON, || {
+        (unfinished_and_generations(leaf) == ["gen-000002"]).then_some(())
+    });
+    let [name] = &offered(leaf)[..] else { panic!() };
     let file = cluster.node("leaf").data_dir().join("snapshots/offered").join(name);
     let (whole, sent) =
         (std::fs::metadata(file).unwrap().len(), served_bytes(cluster.node("root")));
@@ -170,6 +194,69 @@ fn another_upstream_with_the_same_snapshot_goes_on() {
     leaf.reader().assert_verified();
     let (two, whole) = (served_bytes(cluster.node("two")), 24 * MIB);
     assert!(two > 0 && two < whole - 5 * MIB, "{two} bytes came from the second");
+}
+
+/// Story: in the middle, the upstream has another snapshot than the one that was begun. So does the
+/// leaf then, and nothing of the first is left.
+#[test]
+fn another_snapshot_takes_the_place_of_the_one_that_was_begun() {
+    let mut cluster = Cluster::new();
+    root(&mut cluster).set_literal("bootstrap.max_bytes_per_second", 8 * MIB).start();
+    fill(&mut cluster.node("root").client(), 4000, 4000);
+    cluster.leaf("leaf", &["root"]).start();
+    let leaf = cluster.node("leaf");
+    leaf.await_status("it has some of it", SOON, |status| {
+        fetching(status) > 4 * MIB && building(status)
+    });
+    let root = cluster.node_mut("root");
+    root.term();
+    std::fs::remove_dir_all(root.data_dir().join("snapshots/offered")).unwrap();
+    fill(&mut root.start().client(), 1000, 4000);
+    cluster.await_converged(SOON);
+    let leaf = cluster.node("leaf");
+    assert!(leaf.log_text().contains("the snapshot comes no more"));
+    assert_eq!(offered(leaf), offered(cluster.node("root")));
+    eventually("nobody is in the old one", SOON, || {
+        (unfinished_and_generations(leaf) == ["gen-000002"]).then_some(())
+    });
+    leaf.reader().assert_verified();
+}
+
+/// Story: the machine dies when all of the snapshot is there, and the node not yet in it. It is not
+/// sent again.
+#[test]
+fn a_snapshot_that_is_whole_is_not_fetched_again() {
+    let mut cluster = Cluster::new();
+    root(&mut cluster);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&["SET", "old", "there"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    cluster.node_mut("leaf").term();
+    let before = cluster.path().join("before");
+    let dir = cluster.node("leaf").data_dir();
+    let copied = Command::new("cp").args(["-r", "--"]).args([&dir, &before]).status().unwrap();
+    assert!(copied.success());
+    fill(&mut client, 4000, 4000);
+    cluster.node_mut("leaf").start();
+    cluster.await_converged(SOON);
+    cluster.node_mut("leaf").term();
+    let whole = served_bytes(cluster.node("root"));
+    assert!(whole > 15 * MIB);
+    // As it was when it had all of it.
+    std::fs::create_dir_all(before.join("snapshots")).unwrap();
+    std::fs::rename(dir.join("snapshots/offered"), before.join("snapshots/offered")).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&before, &dir).unwrap();
+    cluster.node_mut("leaf").start();
+    cluster.await_converged(SOON);
+    let leaf = cluster.node("leaf");
+    let status = leaf.status();
+    assert_eq!(status.json["maintenance"]["last"]["bootstrap"]["ok"], true, "{:?}", status.json);
+    assert_eq!(status.json["generation"], 2);
+    leaf.reader().assert_verified();
+    assert_eq!(served_bytes(cluster.node("root")), whole, "nothing came twice");
 }
 
 /// Story: bytes rot on a leaf's disk. The verification finds them; the leaf fetches a snapshot,
@@ -242,4 +329,5 @@ fn a_bad_network_only_delays() {
     cluster.await_converged(SOON);
     leaf.reader().assert_verified();
     assert!(proxy.faults() > 0);
+    assert!(!leaf.log_text().contains("has hash"), "what was flipped was never in its file");
 }

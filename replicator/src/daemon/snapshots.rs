@@ -4,6 +4,9 @@
 //! from where it ends; otherwise, and when there is none, one is made. What this node has fetched it
 //! offers in turn, so that a tree fetches the same file.
 //!
+//! While one is fetched, the maintenance makes a generation of what has come. When the fetch is given
+//! up, or another snapshot comes in its place, so is that; what has come of the file stays.
+//!
 //! Invariant: the log after the end of a snapshot that is offered is held, within
 //! `retention.held_bytes`, for [`OFFER_HELD`] after it was last asked for.
 
@@ -23,7 +26,9 @@ use super::replica_log::{self, DurableCell};
 use crate::net::node::BoxFuture;
 use crate::net::replication::{NotNow, ReadFailure, ServedSnapshot, SnapshotStore};
 use crate::store::hold::{LogHold, LogHolds};
-use crate::store::maintenance::{JobKind, Maintenance, NotStarted};
+use crate::store::maintenance::{
+    BootstrapAnswer, JobKind, Maintenance, NotInstalled, NotStarted, check_room_for,
+};
 use crate::store::{Asker, Live};
 
 /// Beside the data directories of a machine: who holds it bootstraps.
@@ -32,8 +37,6 @@ const ADMISSION: &str = ".bootstrap.lock";
 const OFFER_HELD: Duration = Duration::from_secs(600);
 /// When whoever wants a snapshot that is being made, or another job is in the way, asks again.
 const RETRY_MS: u64 = 1_000;
-/// Between two looks at a job.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The files, and who makes them.
 #[derive(Debug)]
@@ -42,8 +45,16 @@ pub(super) struct Snapshots {
     live: DurableCell,
     holds: LogHolds,
     maintenance: Maintenance,
-    receiving: Mutex<Option<Receiving>>,
+    fetch: Mutex<Fetch>,
     offer: Mutex<Option<Offer>>,
+}
+
+/// What is fetched, and made a generation of.
+#[derive(Debug, Default)]
+struct Fetch {
+    receiving: Option<Receiving>,
+    /// How that went, once it has ended.
+    building: Option<oneshot::Receiver<BootstrapAnswer>>,
 }
 
 /// What is offered.
@@ -61,8 +72,8 @@ impl Snapshots {
         holds: LogHolds,
         maintenance: Maintenance,
     ) -> Self {
-        let (receiving, offer) = (Mutex::default(), Mutex::default());
-        Snapshots { dir, live, holds, maintenance, receiving, offer }
+        let (fetch, offer) = (Mutex::default(), Mutex::default());
+        Snapshots { dir, live, holds, maintenance, fetch, offer }
     }
 
     /// Lets go of the log after an offer that nobody wants any more.
@@ -77,19 +88,70 @@ impl Snapshots {
         snapshot::offered_in(&self.dir)
     }
 
+    /// The newest one of this database on disk, and where it ends.
+    fn newest(&self, live: &Live) -> Result<Option<(SnapshotFile, Index)>, BuildError> {
+        let files = snapshot::list_in(&self.offered_dir())?;
+        let newest = files.into_iter().filter_map(|(_, file)| file.ok()).next_back();
+        let newest = newest.filter(|file| file.manifest().identity.db_id == live.identity.db_id);
+        Ok(newest.map(|file| {
+            let end = file.manifest().end.position.index;
+            (file, end)
+        }))
+    }
+
     /// The one on disk, if what this node's log has goes on from it, and it reaches far enough.
     fn usable(&self, at_least: Index) -> Result<Option<SnapshotFile>, BuildError> {
-        let Live { identity, state, .. } = replica_log::durable(&self.live);
-        let newest = snapshot::list_in(&self.offered_dir())?;
-        let newest = newest.into_iter().filter_map(|(_, file)| file.ok()).next_back();
-        Ok(newest.filter(|file| {
-            let manifest = file.manifest();
-            let end = manifest.end.position.index;
-            manifest.identity.db_id == identity.db_id
-                && end >= at_least
-                && end.next() >= state.log.oldest
-                && end <= state.log.last.index
-        }))
+        let live = replica_log::durable(&self.live);
+        let log = &live.state.log;
+        let usable = self.newest(&live)?.filter(|(_, end)| {
+            *end >= at_least && end.next() >= log.oldest && *end <= log.last.index
+        });
+        Ok(usable.map(|(file, _)| file))
+    }
+
+    /// What has come before: of a fetch that was interrupted, or all of one that this node then did not
+    /// get to go on in.
+    fn resume(&self) -> Result<Option<Receiving>, BuildError> {
+        let offered = self.offered_dir();
+        if let Some(resumed) = Receiving::resume(&offered)? {
+            return Ok(Some(resumed));
+        }
+        let live = replica_log::durable(&self.live);
+        match self.newest(&live)? {
+            Some((file, end)) if end > live.state.log.last.index => {
+                Receiving::reopen(&file)?;
+                Receiving::resume(&offered)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Has a generation made of what comes, unless it is being made.
+    fn build(&self, fetch: &mut Fetch) -> Result<(), ReadFailure> {
+        if let (None, Some(receiving)) = (&fetch.building, &mut fetch.receiving) {
+            let (tell, told) = oneshot::channel();
+            let incoming = receiving.incoming().map_err(failure)?;
+            let asker = Asker::new(move |answer| {
+                // Whoever has given it up listens no more.
+                let _ = tell.send(answer);
+            });
+            self.maintenance.bootstrap(Box::new(incoming), asker);
+            fetch.building = Some(told);
+        }
+        Ok(())
+    }
+
+    /// Every block is here: the file, and the building of its generation.
+    fn finish(&self) -> Result<(SnapshotFile, oneshot::Receiver<BootstrapAnswer>), ReadFailure> {
+        let mut fetch = lock(&self.fetch);
+        self.build(&mut fetch)?;
+        let (Some(receiving), Some(building)) = (fetch.receiving.take(), fetch.building.take())
+        else {
+            return Err(failure("a snapshot that was not begun"));
+        };
+        let file = receiving.finish().map_err(failure)?;
+        remove_others(&file);
+        Ok((file, building))
     }
 
     fn begin_job(&self, kind: JobKind) -> Result<u64, NotStarted> {
@@ -131,11 +193,11 @@ impl SnapshotStore for Snapshots {
     }
 
     fn partial(&self) -> Result<Option<Partial>, ReadFailure> {
-        let mut receiving = lock(&self.receiving);
-        if receiving.is_none() {
-            *receiving = Receiving::resume(&self.offered_dir()).map_err(failure)?;
+        let mut fetch = lock(&self.fetch);
+        if fetch.receiving.is_none() {
+            fetch.receiving = self.resume().map_err(failure)?;
         }
-        Ok(receiving.as_ref().map(|receiving| Partial {
+        Ok(fetch.receiving.as_ref().map(|receiving| Partial {
             identity: receiving.identity(),
             manifest: receiving.manifest().clone(),
             next_block: receiving.next_block(),
@@ -143,75 +205,69 @@ impl SnapshotStore for Snapshots {
     }
 
     fn begin(&self, manifest: &[u8]) -> Result<(), ReadFailure> {
-        let mut receiving = lock(&self.receiving);
-        *receiving = None;
+        let mut fetch = lock(&self.fetch);
+        *fetch = Fetch::default();
         let begun = Receiving::begin(&self.offered_dir(), manifest).map_err(failure)?;
         // The file, and the generation that is made of it.
         let bytes = 2 * begun.manifest().blocks_bytes();
-        let room = crate::store::maintenance::check_room_for(
-            &self.dir,
-            bytes,
-            "a snapshot and its generation",
-        );
-        if let Err(no_room) = room {
+        if let Err(no_room) = check_room_for(&self.dir, bytes, "a snapshot and its generation") {
             // A manifest that stays would be gone on with the next time, without this question.
             Receiving::forget(&self.offered_dir()).map_err(failure)?;
             return Err(failure(no_room));
         }
-        *receiving = Some(begun);
-        Ok(())
+        fetch.receiving = Some(begun);
+        self.build(&mut fetch)
     }
 
     fn block(&self, number: u32, bytes: &[u8]) -> Result<(), ReadFailure> {
-        match &mut *lock(&self.receiving) {
-            Some(receiving) => receiving.push(number, bytes).map_err(failure),
-            None => Err(failure("a block of a snapshot that was not begun")),
+        let mut fetch = lock(&self.fetch);
+        let Some(receiving) = &mut fetch.receiving else {
+            return Err(failure("a block of a snapshot that was not begun"));
+        };
+        receiving.push(number, bytes).map_err(failure)?;
+        self.build(&mut fetch)?;
+        // What is in the way of the generation is not found out at the end of the fetch only.
+        match fetch.building.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(Err(e))) => {
+                *fetch = Fetch::default();
+                if e.is_bad {
+                    Receiving::forget(&self.offered_dir()).map_err(failure)?;
+                }
+                Err(failure(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn give_up(&self) {
+        let mut fetch = lock(&self.fetch);
+        fetch.building = None;
+        if let Some(receiving) = &fetch.receiving {
+            receiving.let_go();
         }
     }
 
     fn install(&self) -> BoxFuture<'static, Result<(), String>> {
-        let finished = match lock(&self.receiving).take() {
-            Some(receiving) => receiving.finish().map_err(|e| e.to_string()),
-            None => Err("a snapshot that was not begun".to_owned()),
-        };
-        let maintenance = self.maintenance.clone();
+        let finished = self.finish();
         Box::pin(async move {
-            let file = finished?;
-            remove_others(&file);
-            let job = loop {
-                let (tell, told) = oneshot::channel();
-                maintenance.begin(
-                    JobKind::Bootstrap,
-                    Asker::new(move |answer| {
-                        let _ = tell.send(answer);
-                    }),
-                );
-                match told.await {
-                    Ok(Ok(job)) => break job,
-                    Ok(Err(NotStarted::Busy { .. })) => tokio::time::sleep(LOOK_INTERVAL).await,
-                    Ok(Err(NotStarted::Leaving)) | Err(_) => {
-                        return Err(NotStarted::Leaving.to_string());
-                    }
-                }
-            };
-            loop {
-                let status = maintenance.status();
-                match status.last.get(&JobKind::Bootstrap).filter(|last| last.job == job) {
-                    Some(last) if last.ok => {
-                        // What it became is on disk; others are served from the file.
-                        let synced = tokio::task::spawn_blocking(move || file.sync()).await;
-                        if let Ok(Err(error)) = synced {
+            let (file, building) = finished.map_err(|e| e.to_string())?;
+            match building.await {
+                Ok(Ok(())) => {
+                    // What it became is on disk; others are served from the file.
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = file.sync() {
                             tracing::warn!(%error, "the snapshot may not survive a power cut");
                         }
-                        return Ok(());
-                    }
-                    Some(last) => {
-                        // Whatever is wrong with it, it is not tried again.
-                        let _ = std::fs::remove_file(file.path());
-                        return Err(last.message.clone());
-                    }
-                    None => tokio::time::sleep(LOOK_INTERVAL).await,
+                    });
+                    Ok(())
                 }
+                Ok(Err(NotInstalled { why, is_bad })) => {
+                    if is_bad {
+                        let _ = std::fs::remove_file(file.path());
+                    }
+                    Err(why)
+                }
+                Err(_) => Err(NotStarted::Leaving.to_string()),
             }
         })
     }

@@ -26,7 +26,7 @@ use super::{BuildError, Result};
 use crate::error::Error;
 
 pub use self::create::create;
-pub use self::receive::Receiving;
+pub use self::receive::{Incoming, Receiving};
 pub use self::restore::restore;
 
 /// Below the directory of snapshots.
@@ -69,13 +69,18 @@ impl SnapshotFile {
                 format!("{at} bytes of blocks, the manifest says {}", manifest.blocks_bytes());
             return Err(BuildError::Damaged { path: path.to_owned(), problem });
         }
+        Ok(Self::of(path, file, manifest, identity))
+    }
+
+    /// A file of which the manifest is known.
+    fn of(path: &Path, file: File, manifest: Manifest, identity: SnapshotHash) -> Self {
         let offsets = manifest.blocks.iter().scan(0, |at, block| {
             let begin = *at;
             *at += u64::from(block.bytes);
             Some(begin)
         });
         let offsets = offsets.collect();
-        Ok(SnapshotFile { path: path.to_owned(), file, manifest, identity, offsets })
+        SnapshotFile { path: path.to_owned(), file, manifest, identity, offsets }
     }
 
     /// What it is.
@@ -134,6 +139,36 @@ impl SnapshotFile {
 
     fn damaged(&self, problem: String) -> BuildError {
         BuildError::Damaged { path: self.path.clone(), problem }
+    }
+}
+
+/// Where [`restore`] takes the blocks of a snapshot from: a file that is whole, or one that is
+/// [still coming](Incoming).
+pub trait Blocks {
+    /// The file that they are in.
+    fn file(&self) -> &SnapshotFile;
+    /// Whether block `n` is in it; waits a moment for that.
+    fn arrival(&self, n: usize) -> Arrival;
+}
+
+/// Whether a block is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It can be read.
+    Here,
+    /// It is still to come; ask again.
+    Late,
+    /// It comes no more.
+    Never,
+}
+
+impl Blocks for SnapshotFile {
+    fn file(&self) -> &SnapshotFile {
+        self
+    }
+
+    fn arrival(&self, _: usize) -> Arrival {
+        Arrival::Here
     }
 }
 

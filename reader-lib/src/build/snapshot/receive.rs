@@ -5,8 +5,12 @@
 //! DIR/fetching.blocks     what has come of it: the first blocks of the file
 //! ```
 //!
+//! [`Incoming`] is the same for whoever makes a generation of it meanwhile.
+//!
 //! Invariants:
 //! * what counts as here after a restart was compared with the manifest then;
+//! * the last block is handed out when the file has its name: a generation that was made of it never
+//!   leaves half a fetch behind;
 //! * a file has its name only when every block is here. It is on disk after [`SnapshotFile::sync`]; a
 //!   crash before that may tear it, which whoever reads the block finds out by its hash.
 
@@ -14,16 +18,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quicksilver_format::manifest::{Manifest, SnapshotHash, encode_trailer};
 
 use super::super::directory::{self, DATA_MODE, io_error};
 use super::super::{BuildError, Result};
-use super::{SnapshotFile, name};
+use super::{Arrival, Blocks, SnapshotFile, name};
 use crate::error::Error;
 
 const MANIFEST: &str = "fetching.manifest";
 const BLOCKS: &str = "fetching.blocks";
+/// How long a block is waited for before whoever wants it looks whether it still does.
+const WAIT: Duration = Duration::from_millis(100);
 
 /// A snapshot of which the first blocks are here.
 #[derive(Debug)]
@@ -33,6 +41,7 @@ pub struct Receiving {
     manifest: Manifest,
     identity: SnapshotHash,
     next_block: u32,
+    arrivals: Arc<Arrivals>,
 }
 
 impl Receiving {
@@ -47,17 +56,35 @@ impl Receiving {
         let path = dir.join(MANIFEST);
         let (decoded, identity) = Manifest::decode(manifest)
             .map_err(|source| Error::Format { path: path.clone(), source })?;
-        let write = |path: &Path| {
-            let mut file = options().create(true).truncate(true).open(path)?;
-            file.write_all(manifest)?;
-            file.sync_all()
-        };
-        write(&path).map_err(io_error(&path))?;
+        keep_manifest(dir, manifest)?;
         let path = dir.join(BLOCKS);
         let opened = options().create(true).truncate(true).open(&path);
         let blocks = opened.map_err(io_error(&path))?;
         directory::sync(dir)?;
-        Ok(Receiving { dir: dir.to_owned(), blocks, manifest: decoded, identity, next_block: 0 })
+        Ok(Self::of(dir, blocks, decoded, identity, 0))
+    }
+
+    fn of(
+        dir: &Path,
+        blocks: File,
+        manifest: Manifest,
+        identity: SnapshotHash,
+        next_block: u32,
+    ) -> Self {
+        let (dir, arrivals) = (dir.to_owned(), Arc::default());
+        Receiving { dir, blocks, manifest, identity, next_block, arrivals }
+    }
+
+    /// Takes up a snapshot file again, of which no generation was made. [`resume`](Self::resume) then
+    /// finds every block that is right.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reopen(file: &SnapshotFile) -> Result<()> {
+        let dir = file.path.parent().unwrap_or(Path::new("."));
+        keep_manifest(dir, &file.manifest.encode())?;
+        let path = dir.join(BLOCKS);
+        Ok(fs::rename(&file.path, &path).map_err(io_error(&path))?)
     }
 
     /// Goes on with what is in `dir`, if anything is: reads it, and keeps the blocks that are right.
@@ -95,7 +122,7 @@ impl Receiving {
             io::Seek::seek(file, io::SeekFrom::Start(good_bytes))
         };
         seek(&mut blocks).map_err(io_error(&path))?;
-        Ok(Some(Receiving { dir: dir.to_owned(), blocks, manifest, identity, next_block }))
+        Ok(Some(Self::of(dir, blocks, manifest, identity, next_block)))
     }
 
     /// Forgets what has come.
@@ -142,7 +169,34 @@ impl Receiving {
         }
         self.blocks.write_all(bytes).map_err(io_error(&path))?;
         self.next_block += 1;
+        self.hand_out();
         Ok(())
+    }
+
+    /// The blocks, for whoever makes a generation of them while they come. There is one at a time: the
+    /// one before is told that nothing comes any more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn incoming(&mut self) -> Result<Incoming> {
+        self.let_go();
+        let path = self.dir.join(BLOCKS);
+        let file = File::open(&path).map_err(io_error(&path))?;
+        let file = SnapshotFile::of(&path, file, self.manifest.clone(), self.identity);
+        self.arrivals = Arc::default();
+        self.hand_out();
+        Ok(Incoming { file, arrivals: self.arrivals.clone() })
+    }
+
+    /// Tells whoever has the [`Incoming`] that nothing comes any more.
+    pub fn let_go(&self) {
+        self.arrivals.change(|arrived| arrived.ended = true);
+    }
+
+    /// Every block that is here but the last.
+    fn hand_out(&self) {
+        let here = (self.next_block as usize).min(self.manifest.blocks.len().saturating_sub(1));
+        self.arrivals.change(|arrived| arrived.blocks = here);
     }
 
     /// Makes it a snapshot file, once every block is here; to be [synced](SnapshotFile::sync).
@@ -166,8 +220,75 @@ impl Receiving {
         fs::rename(&path, &named).map_err(io_error(&named))?;
         Self::forget(&self.dir)?;
         directory::sync(&self.dir)?;
-        SnapshotFile::open(&named)
+        let file = SnapshotFile::open(&named)?;
+        self.arrivals.change(|arrived| arrived.blocks = blocks);
+        Ok(file)
     }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// A snapshot that is still coming, as its file has it so far.
+#[derive(Debug)]
+pub struct Incoming {
+    file: SnapshotFile,
+    arrivals: Arc<Arrivals>,
+}
+
+impl Blocks for Incoming {
+    fn file(&self) -> &SnapshotFile {
+        &self.file
+    }
+
+    fn arrival(&self, n: usize) -> Arrival {
+        let late = |arrived: &mut Arrived| n >= arrived.blocks && !arrived.ended;
+        let waited = self.arrivals.changed.wait_timeout_while(self.arrivals.lock(), WAIT, late);
+        let (arrived, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &*arrived {
+            Arrived { blocks, .. } if n < *blocks => Arrival::Here,
+            _ if waited.timed_out() => Arrival::Late,
+            _ => Arrival::Never,
+        }
+    }
+}
+
+/// What of a snapshot has arrived, for those on another thread who wait for it.
+#[derive(Debug, Default)]
+struct Arrivals {
+    arrived: Mutex<Arrived>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Arrived {
+    blocks: usize,
+    ended: bool,
+}
+
+impl Arrivals {
+    fn lock(&self) -> MutexGuard<'_, Arrived> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Arrived)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+/// Keeps the manifest of what is coming, on disk.
+fn keep_manifest(dir: &Path, manifest: &[u8]) -> Result<()> {
+    let path = dir.join(MANIFEST);
+    let write = || {
+        let mut file = options().create(true).truncate(true).open(&path)?;
+        file.write_all(manifest)?;
+        file.sync_all()
+    };
+    Ok(write().map_err(io_error(&path))?)
 }
 
 fn options() -> OpenOptions {

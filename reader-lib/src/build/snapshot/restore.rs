@@ -12,7 +12,7 @@ use quicksilver_format::{Batch, Cell, FormatError, Index, StateDigest, chunk};
 
 use super::super::walk::Progress;
 use super::super::{BuildError, Builder, Built, Options, Result, State, apply, directory};
-use super::SnapshotFile;
+use super::{Arrival, Blocks, SnapshotFile};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::log::Record;
@@ -22,19 +22,20 @@ const COMMIT_BYTES: usize = 64 << 20;
 
 /// Makes `generation` of the database in `dir` out of a snapshot, for
 /// [`switch_to`](super::super::switch_to). The caller is the writer of that database. `progress` is
-/// called after each commit; when it says false, the generation is given up, and the result is
-/// `None`.
+/// called after each commit, and while a block is waited for; when it says false, or a block comes no
+/// more, the generation is given up, and the result is `None`.
 ///
 /// # Errors
 /// [`Error::WrongDatabase`] when it is of another one than `options` say, [`BuildError::Damaged`], a
 /// format that this release cannot write, or what the system says. Nothing is left then.
 pub fn restore(
-    snapshot: &SnapshotFile,
+    blocks: &dyn Blocks,
     dir: &Path,
     generation: Generation,
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Option<Built>> {
+    let snapshot = blocks.file();
     let manifest = snapshot.manifest();
     let (expected, found) = (options.db_id, manifest.identity.db_id);
     if expected != found {
@@ -62,6 +63,7 @@ pub fn restore(
         ..Progress::default()
     };
     let mut load = Load {
+        blocks,
         snapshot,
         target: &target,
         progress,
@@ -103,6 +105,7 @@ pub fn restore(
 }
 
 struct Load<'a> {
+    blocks: &'a dyn Blocks,
     snapshot: &'a SnapshotFile,
     target: &'a Environment,
     progress: &'a mut dyn FnMut(Progress) -> bool,
@@ -126,7 +129,9 @@ impl Load<'_> {
         let mut write = target.env.write()?;
         let mut uncommitted = 0;
         for (n, section) in sections.iter().enumerate() {
-            self.snapshot.block(n, &mut buffer)?;
+            if !self.take(n, &mut buffer)? {
+                return Ok(false);
+            }
             let mut pairs = Pairs::new(&buffer);
             while let Some((key, value)) = pairs.take().map_err(|e| self.nonsense(n, e))? {
                 let bucket = match section {
@@ -158,7 +163,9 @@ impl Load<'_> {
         let mut buffer = Vec::new();
         let (mut records, mut batches) = (Records::default(), Vec::new());
         for n in blocks {
-            self.snapshot.block(n, &mut buffer)?;
+            if !self.take(n, &mut buffer)? {
+                return Ok(false);
+            }
             let mut pieces = Pairs::new(&buffer);
             while let Some((key, piece)) = pieces.take().map_err(|e| self.nonsense(n, e))? {
                 batches.extend(records.take(key, piece)?.map(Record::decode).transpose()?);
@@ -190,6 +197,20 @@ impl Load<'_> {
             batches = later;
         }
         Ok(())
+    }
+
+    /// Reads a block as soon as it is here. False when it is to be given up.
+    fn take(&mut self, n: usize, buffer: &mut Vec<u8>) -> Result<bool> {
+        loop {
+            match self.blocks.arrival(n) {
+                Arrival::Here => {
+                    self.snapshot.block(n, buffer)?;
+                    return Ok(true);
+                }
+                Arrival::Late if self.goes_on(0) => {}
+                Arrival::Late | Arrival::Never => return Ok(false),
+            }
+        }
     }
 
     fn goes_on(&mut self, bytes: usize) -> bool {

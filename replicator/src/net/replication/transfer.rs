@@ -54,6 +54,8 @@ pub trait SnapshotStore: Send + Sync + 'static {
     fn begin(&self, manifest: &[u8]) -> Result<(), ReadFailure>;
     /// Keeps the next block.
     fn block(&self, number: u32, bytes: &[u8]) -> Result<(), ReadFailure>;
+    /// Nothing comes for now: what has come stays, and nothing waits for more.
+    fn give_up(&self);
     /// Every block is here: makes it what this node serves.
     fn install(&self) -> BoxFuture<'static, Result<(), String>>;
     /// The one for others; none that ends before `at_least`.
@@ -251,6 +253,7 @@ impl<D: Dial> Fetching<D> {
             self.status.send_replace(None);
             return installed;
         }
+        self.snapshots.give_up();
         self.status.send_replace(None);
         fetched
     }

@@ -18,6 +18,7 @@ mod snapshots;
 mod status;
 mod verification;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -25,13 +26,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use quicksilver::build::{BuildError, directory, snapshot};
+use quicksilver::build::snapshot::{self, Blocks};
+use quicksilver::build::{BuildError, directory};
 use quicksilver::environment::Environment;
 
 use super::{Asker, LogHolds, StoreOrder, SwitchRefusal, wall_clock_us};
 
+use self::bootstrap::Bootstrap;
 use self::old_generations::OldGenerations;
 
+pub use self::bootstrap::{BootstrapAnswer, NotInstalled};
 pub use self::rule::{CheckRoomError, NoRoom, Pages, check_room, check_room_for, free_bytes};
 pub use self::snapshots::{SnapshotInfo, list_snapshots};
 pub use self::status::{JobKind, JobOutcome, JobStatus, MaintenanceStatus, OldGenerationStatus};
@@ -129,8 +133,17 @@ pub type StartAnswer = Result<u64, NotStarted>;
 #[derive(Debug)]
 enum Request {
     Use(Settings),
-    Start(JobKind, Asker<StartAnswer>),
+    Do(Wish),
     End,
+}
+
+/// A job that is asked for.
+#[derive(Debug)]
+enum Wish {
+    /// Now or not at all.
+    Start(JobKind, Asker<StartAnswer>),
+    /// As soon as nothing else runs.
+    Bootstrap(Bootstrap),
 }
 
 /// The way to the thread. Cheap to clone.
@@ -152,7 +165,7 @@ impl Maintenance {
                 received,
                 view: view.clone(),
                 running: None,
-                waiting: None,
+                waiting: VecDeque::new(),
                 ending: false,
             },
             old: OldGenerations::default(),
@@ -170,11 +183,19 @@ impl Maintenance {
 
     /// Begins a job; whoever asks is told its number, and finds its end in [`Self::status`].
     pub fn begin(&self, kind: JobKind, asker: Asker<StartAnswer>) {
-        if let Err(mpsc::SendError(Request::Start(_, asker))) =
-            self.requests.send(Request::Start(kind, asker))
+        if let Err(mpsc::SendError(Request::Do(Wish::Start(_, asker)))) =
+            self.requests.send(Request::Do(Wish::Start(kind, asker)))
         {
             asker.tell(Err(NotStarted::Leaving));
         }
+    }
+
+    /// Makes the next generation of a snapshot, of which some may still be on its way, as soon as
+    /// nothing else runs, and has the writer go on in it. Whoever asks is told at the end, or dropped
+    /// when the process leaves.
+    pub fn bootstrap(&self, blocks: Box<dyn Blocks + Send>, asker: Asker<BootstrapAnswer>) {
+        // One that has ended drops it.
+        let _ = self.requests.send(Request::Do(Wish::Bootstrap(Bootstrap { blocks, asker })));
     }
 
     /// Goes on under other settings.
@@ -218,7 +239,9 @@ enum JobError {
     Switch(#[from] SwitchRefusal),
     #[error("it was put off for something else")]
     PutOff,
-    #[error("there is no snapshot to make a generation of; it is fetched again")]
+    #[error("the snapshot comes no more; what has come of it stays")]
+    ComesNoMore,
+    #[error("there is no snapshot to make a generation of; it is fetched when it is needed")]
     NoSnapshot,
     #[error("the writer has ended, or applies nothing more; /status says why")]
     NoWriter,
@@ -239,8 +262,8 @@ struct Desk {
     received: Receiver<Request>,
     view: View,
     running: Option<Running>,
-    /// Who a verification made way for.
-    waiting: Option<(JobKind, Asker<StartAnswer>)>,
+    /// Bootstraps, and who a verification made way for.
+    waiting: VecDeque<Wish>,
     ending: bool,
 }
 
@@ -276,11 +299,15 @@ impl Worker {
             tracing::warn!(%error, "unfinished snapshots could not be removed");
         }
         while !self.desk.ending {
-            if let Some((kind, asker)) = self.desk.next(TICK) {
-                let job = self.begin(kind, "asked for", false);
-                // Whoever is told looks for it at once.
-                asker.tell(Ok(job));
-                self.work(kind);
+            match self.desk.next(TICK) {
+                Some(Wish::Start(kind, asker)) => {
+                    let job = self.begin(kind, "asked for", false);
+                    // Whoever is told looks for it at once.
+                    asker.tell(Ok(job));
+                    self.work(kind);
+                }
+                Some(Wish::Bootstrap(bootstrap)) => self.bootstrap(bootstrap),
+                None => {}
             }
             self.old.look(&self.access.dir, self.desk.settings.old_generation_patience);
             self.desk.view.lock().old_generations = self.old.status();
@@ -332,15 +359,20 @@ impl Worker {
 
     /// Does the job that was begun. True when it made way for another one, and is to come again.
     fn work(&mut self, kind: JobKind) -> bool {
-        let (job, began) = (self.jobs, Instant::now());
         let ended = match kind {
             JobKind::Compaction => self.compact(),
             JobKind::Snapshot => self.snapshot(),
             JobKind::Verification => self.verify(),
             JobKind::Offer => self.offer(),
-            JobKind::Bootstrap => self.bootstrap(),
+            // It comes with its snapshot.
+            JobKind::Bootstrap => Err(JobError::NoSnapshot),
         };
-        self.desk.running = None;
+        self.end(ended)
+    }
+
+    /// Shows how the job that runs has ended. True when it made way.
+    fn end(&mut self, ended: Result<Done, JobError>) -> bool {
+        let Some(Running { job, kind, began, .. }) = self.desk.running.take() else { return false };
         if matches!(ended, Err(JobError::PutOff)) {
             self.desk.view.lock().running = None;
             tracing::info!(job, kind = kind.name(), "put off");
@@ -367,13 +399,13 @@ impl Worker {
 
 impl Desk {
     /// The next job that is asked for, if one is within this time.
-    fn next(&mut self, wait: Duration) -> Option<(JobKind, Asker<StartAnswer>)> {
-        self.waiting.take().or_else(|| self.receive(wait))
+    fn next(&mut self, wait: Duration) -> Option<Wish> {
+        self.waiting.pop_front().or_else(|| self.receive(wait))
     }
 
-    fn receive(&mut self, wait: Duration) -> Option<(JobKind, Asker<StartAnswer>)> {
+    fn receive(&mut self, wait: Duration) -> Option<Wish> {
         match self.received.recv_timeout(wait) {
-            Ok(Request::Start(kind, asker)) => Some((kind, asker)),
+            Ok(Request::Do(wish)) => Some(wish),
             Ok(Request::Use(settings)) => {
                 self.settings = settings;
                 None
@@ -403,13 +435,16 @@ impl Desk {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.receive(left) {
-                Some((wanted, asker)) if makes_way && wanted != kind && self.waiting.is_none() => {
-                    self.waiting = Some((wanted, asker));
+                Some(wish @ Wish::Bootstrap(_)) => self.waiting.push_back(wish),
+                Some(Wish::Start(wanted, asker))
+                    if makes_way && wanted != kind && self.waiting.is_empty() =>
+                {
+                    self.waiting.push_back(Wish::Start(wanted, asker));
                 }
-                Some((_, asker)) => asker.tell(Err(NotStarted::Busy { job, kind })),
+                Some(Wish::Start(_, asker)) => asker.tell(Err(NotStarted::Busy { job, kind })),
                 None => {}
             }
-            if self.ending || self.waiting.is_some() {
+            if self.ending || makes_way && !self.waiting.is_empty() {
                 return false;
             }
             if Instant::now() >= until {

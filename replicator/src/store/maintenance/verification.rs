@@ -40,7 +40,7 @@ impl Worker {
             desk.goes_on(now.bytes, data_bytes, pause)
         })?;
         let Some(report) = report else {
-            let put_off = compaction_due || desk.waiting.is_some();
+            let put_off = compaction_due || makes_way && !desk.waiting.is_empty();
             return Err(if put_off { JobError::PutOff } else { JobError::Ended });
         };
         let problems = report.problem_count;
