@@ -199,7 +199,9 @@ fn main() -> Result<()> {
     println!();
     let told = |what: &str, others: &[f64], target: f64| {
         if !others.is_empty() {
-            let ratio = quantile(&ours, 0.5) / quantile(others, 0.5);
+            let ratios: Vec<f64> =
+                ours.iter().zip(others).map(|(our, other)| our / other).collect();
+            let ratio = quantile(&ratios, 0.5);
             let met = if ratio >= target { "met" } else { "missed" };
             println!("{ratio:.2} of {what}; target {target}: {met}.");
         }

@@ -17,8 +17,11 @@ use crate::environment::Environment;
 use crate::error::Error;
 use crate::log::Record;
 
-/// Bytes that one commit of the new generation has.
-const COMMIT_BYTES: usize = 64 << 20;
+/// Bytes that one commit of the new generation has: so few that its pages are still in the processor's
+/// cache when they are written, and are used again by the next one.
+const COMMIT_BYTES: usize = 4 << 20;
+/// After so many bytes what was committed is synced, beside the next commits.
+const SYNC_BYTES: usize = 64 << 20;
 
 /// Makes `generation` of the database in `dir` out of a snapshot, for
 /// [`switch_to`](super::super::switch_to). The caller is the writer of that database. `progress` is
@@ -70,7 +73,7 @@ pub fn restore(
         seen: total,
         state: State { log, applied: empty },
     };
-    // The disk writes the last commit while the next one is made.
+    // The disk writes the last commits while the next ones are made.
     let loaded = thread::scope(|scope| {
         let (commits, committed) = sync_channel::<()>(1);
         let env = &target.env;
@@ -127,7 +130,7 @@ impl Load<'_> {
         let target = self.target;
         let mut buffer = Vec::new();
         let mut write = target.env.write()?;
-        let mut uncommitted = 0;
+        let (mut uncommitted, mut unsynced) = (0, 0);
         for (n, section) in sections.iter().enumerate() {
             if !self.take(n, &mut buffer)? {
                 return Ok(false);
@@ -146,8 +149,12 @@ impl Load<'_> {
             uncommitted += buffer.len();
             if uncommitted >= COMMIT_BYTES {
                 write.commit()?;
-                // A sync that failed has ended the other thread, and is told in the end.
-                let _ = commits.send(());
+                unsynced += uncommitted;
+                if unsynced >= SYNC_BYTES {
+                    unsynced = 0;
+                    // A sync that failed has ended the other thread, and is told in the end.
+                    let _ = commits.send(());
+                }
                 if !self.goes_on(std::mem::take(&mut uncommitted)) {
                     return Ok(false);
                 }
