@@ -5,14 +5,16 @@
 //! [`WriteCursor`] only until it is used again. A write cursor never acts on a pair it did not
 //! just report.
 
+use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 
 use crate::handle::Handle;
 use crate::sys::{
-    MDB_APPEND, MDB_FIRST, MDB_GET_CURRENT, MDB_LAST, MDB_NEXT, MDB_NOTFOUND, MDB_PREV,
-    MDB_SET_KEY, MDB_SET_RANGE, MDB_SUCCESS, MDB_cursor, MDB_cursor_op, MDB_txn, MDB_val,
-    mdb_cursor_close, mdb_cursor_del, mdb_cursor_get, mdb_cursor_open, mdb_cursor_put,
+    MDB_APPEND, MDB_CURRENT, MDB_FIRST, MDB_GET_CURRENT, MDB_KEYEXIST, MDB_LAST, MDB_NEXT,
+    MDB_NOOVERWRITE, MDB_NOTFOUND, MDB_PREV, MDB_SET_KEY, MDB_SET_RANGE, MDB_SUCCESS, MDB_cursor,
+    MDB_cursor_op, MDB_txn, MDB_val, mdb_cursor_close, mdb_cursor_del, mdb_cursor_get,
+    mdb_cursor_open, mdb_cursor_put,
 };
 use crate::txn::{EMPTY, MAX_KEY_BYTES, bucket_failure, slice_of, value_of};
 use crate::{Bucket, LmdbError};
@@ -278,6 +280,33 @@ impl<'txn> WriteCursor<'txn> {
         }
     }
 
+    /// Sets a key that is not there yet. Stands on it either way, and gives back what is there if it
+    /// was: with [`put_current`](Self::put_current) the key is looked for once, and not twice.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`](crate::WriteTxn::put).
+    pub fn put_new(&mut self, key: &[u8], value: &[u8]) -> Result<Option<&[u8]>, LmdbError> {
+        let doing = "putting a new key";
+        let (code, found) = self.put_raw(key, value, MDB_NOOVERWRITE, doing)?;
+        self.raw.positioned = matches!(code, MDB_SUCCESS | MDB_KEYEXIST);
+        match code {
+            MDB_SUCCESS => Ok(None),
+            // SAFETY: LMDB has put there where the value of the key is; see `pair`.
+            MDB_KEYEXIST => Ok(Some(unsafe { slice_of(found) })),
+            code => Err(self.raw.handle.fail(code, doing)),
+        }
+    }
+
+    /// Gives another value to the key that the cursor stands on, which is this one.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`](crate::WriteTxn::put).
+    pub fn put_current(&mut self, key: &[u8], value: &[u8]) -> Result<(), LmdbError> {
+        debug_assert!(self.raw.positioned, "the cursor stands on the key");
+        let flags = if self.raw.positioned { MDB_CURRENT } else { 0 };
+        self.put_flags(key, value, flags, "putting at a cursor")
+    }
+
     /// Removes the pair the cursor stands on; `false` if it stands on none.
     ///
     /// # Errors
@@ -305,16 +334,27 @@ impl<'txn> WriteCursor<'txn> {
         flags: u32,
         doing: &'static str,
     ) -> Result<(), LmdbError> {
+        let (code, _) = self.put_raw(key, value, flags, doing)?;
+        self.raw.positioned = code == MDB_SUCCESS;
+        if code == MDB_SUCCESS { Ok(()) } else { Err(self.raw.handle.fail(code, doing)) }
+    }
+
+    /// What LMDB says, and where it says that the value is.
+    fn put_raw(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        flags: u32,
+        doing: &'static str,
+    ) -> Result<(c_int, MDB_val), LmdbError> {
         debug_assert!((1..=MAX_KEY_BYTES).contains(&key.len()), "key of {} bytes", key.len());
-        let handle = self.raw.handle;
-        handle.check_fork(doing)?;
+        self.raw.handle.check_fork(doing)?;
         let (mut key, mut value) = (value_of(key), value_of(value));
         // SAFETY: as in `del_current`; LMDB reads key and value during the call only.
         let code = unsafe {
             mdb_cursor_put(self.raw.cursor.as_ptr(), &raw mut key, &raw mut value, flags)
         };
-        self.raw.positioned = code == MDB_SUCCESS;
-        if code == MDB_SUCCESS { Ok(()) } else { Err(handle.fail(code, doing)) }
+        Ok((code, value))
     }
 
     fn pair(&self, found: Option<(MDB_val, MDB_val)>) -> Option<Pair<'_>> {

@@ -3,7 +3,7 @@
 //! Invariant: no other module names `lmdb_sys`, and there is no glob here, so this page is the
 //! complete C surface that the `SAFETY:` comments elsewhere have to argue about.
 
-pub(crate) use lmdb_sys::{MDB_APPEND, MDB_CREATE, MDB_NOSYNC, MDB_NOTLS, MDB_RDONLY};
+pub(crate) use lmdb_sys::{MDB_APPEND, MDB_CREATE, MDB_CURRENT, MDB_NOOVERWRITE};
 pub(crate) use lmdb_sys::{
     MDB_BAD_DBI, MDB_BAD_RSLOT, MDB_BAD_TXN, MDB_BAD_VALSIZE, MDB_CORRUPTED, MDB_CURSOR_FULL,
     MDB_DBS_FULL, MDB_INCOMPATIBLE, MDB_INVALID, MDB_KEYEXIST, MDB_MAP_FULL, MDB_MAP_RESIZED,
@@ -13,6 +13,7 @@ pub(crate) use lmdb_sys::{
 pub(crate) use lmdb_sys::{
     MDB_FIRST, MDB_GET_CURRENT, MDB_LAST, MDB_NEXT, MDB_PREV, MDB_SET_KEY, MDB_SET_RANGE,
 };
+pub(crate) use lmdb_sys::{MDB_NOSYNC, MDB_NOTLS, MDB_RDONLY};
 pub(crate) use lmdb_sys::{
     MDB_cursor, MDB_cursor_op, MDB_dbi, MDB_env, MDB_envinfo, MDB_msg_func, MDB_stat, MDB_txn,
     MDB_val,

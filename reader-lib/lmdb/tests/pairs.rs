@@ -165,6 +165,45 @@ fn a_write_cursor_writes_where_it_says() {
     assert_eq!(env.read().unwrap().stat(bucket).unwrap().entries, 3);
 }
 
+/// A key is looked for once, whether it is there or not, and however long what it had was.
+#[test]
+fn putting_what_is_new_and_what_is_there() {
+    let (_dir, env, bucket) = new_env();
+    let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut word: u32 = 1;
+    let mut random = |below: u32| {
+        word ^= word << 13;
+        word ^= word >> 17;
+        word ^= word << 5;
+        word % below
+    };
+    for round in 0..30 {
+        let mut txn = env.write().unwrap();
+        let mut cursor = txn.write_cursor(bucket).unwrap();
+        for _ in 0..200 {
+            let key = format!("key-{:04}", random(1_500)).into_bytes();
+            // In the leaf, nearly a page, on a page of its own, and on several.
+            let longest = [10, 900, 4_000, 9_000][random(4) as usize];
+            let value = vec![round; random(longest) as usize];
+            let old = model.insert(key.clone(), value.clone());
+            let found = cursor.put_new(&key, &value).unwrap().map(<[u8]>::to_vec);
+            assert_eq!(found, old);
+            if old.is_some() {
+                cursor.put_current(&key, &value).unwrap();
+            }
+            assert_eq!(cursor.current().unwrap(), Some((&key[..], &value[..])));
+        }
+        drop(cursor);
+        txn.commit().unwrap();
+        let read = env.read().unwrap();
+        let mut cursor = read.cursor(bucket).unwrap();
+        for (key, value) in &model {
+            assert_eq!(cursor.next().unwrap(), Some((&key[..], &value[..])));
+        }
+        assert_eq!(cursor.next().unwrap(), None);
+    }
+}
+
 #[test]
 fn a_snapshot_does_not_move() {
     let (_dir, env, bucket) = new_env();

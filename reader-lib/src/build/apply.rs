@@ -128,9 +128,26 @@ pub fn apply(
     let last_key = cursor.last()?.map(|(key, _)| key.to_vec());
     for change in end_state(batches) {
         let appends = last_key.as_deref().is_none_or(|last| change.key > last);
-        let old = if appends { None } else { cursor.seek_exact(change.key)? };
+        let new = match change.op {
+            Op::Set(value) => Some((cell(environment, &change, value), value)),
+            Op::Del => None,
+        };
+        buffer.clear();
+        if let Some((cell, _)) = &new {
+            cell.encode(&mut buffer);
+        }
+        // A key is looked for once.
+        let old = match (appends, &new) {
+            (true, Some(_)) => {
+                cursor.put_append(change.key, &buffer)?;
+                None
+            }
+            (true, None) => None,
+            (false, Some(_)) => cursor.put_new(change.key, &buffer)?,
+            (false, None) => cursor.seek_exact(change.key)?.map(|(_, stored)| stored),
+        };
         let old = old
-            .map(|(_, bytes)| Cell::decode(bytes))
+            .map(Cell::decode)
             .transpose()
             .map_err(|e| Error::corrupt(BUCKET_DATA, change.key, e))?;
         let existed = old.is_some();
@@ -146,26 +163,17 @@ pub fn apply(
                 dead_chunks.push((old.write_index, chunks));
             }
         }
-        match change.op {
-            Op::Del if existed => {
-                cursor.del_current()?;
-            }
-            Op::Del => {}
-            Op::Set(value) => {
-                let cell = cell(environment, &change, value);
-                if let Body::Chunked { .. } = cell.body {
-                    long_values.push(LongValue { write_index: change.write_index, value });
-                }
-                applied.digest.add(cell.digest_term(change.key));
-                applied.keys += 1;
-                applied.bytes += (change.key.len() + value.len()) as u64;
-                buffer.clear();
-                cell.encode(&mut buffer);
-                if appends {
-                    cursor.put_append(change.key, &buffer)?;
-                } else {
-                    cursor.put(change.key, &buffer)?;
-                }
+        if existed && new.is_some() {
+            cursor.put_current(change.key, &buffer)?;
+        } else if existed {
+            cursor.del_current()?;
+        }
+        if let Some((cell, value)) = new {
+            applied.digest.add(cell.digest_term(change.key));
+            applied.keys += 1;
+            applied.bytes += (change.key.len() + value.len()) as u64;
+            if let Body::Chunked { .. } = cell.body {
+                long_values.push(LongValue { write_index: change.write_index, value });
             }
         }
     }
