@@ -1,4 +1,4 @@
-//! Messages: what frames say; `docs/PROTOCOL.md` draws them. [`codec`] has one encode and one decode
+//! Messages: what frames say; `docs/PROTOCOL.md` draws them. `codec` has one encode and one decode
 //! per kind.
 //!
 //! Invariants:
