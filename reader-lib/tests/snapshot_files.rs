@@ -286,13 +286,16 @@ fn what_comes_in_parts_goes_on_where_it_stopped() {
     for n in 0..snapshot.manifest().blocks.len() as u32 {
         assert_eq!(receiving.next_block(), n);
         snapshot.block(n as usize, &mut block).unwrap();
-        receiving.push(n, &block[..block.len() / 2]).unwrap();
+        receiving.push(n, block[..block.len() / 2].to_vec().into()).unwrap();
         drop(receiving);
         // Half of it is none of it.
         receiving = Receiving::resume(&into).unwrap().unwrap();
         assert_eq!((receiving.next_block(), receiving.identity()), (n, snapshot.identity()));
-        assert!(matches!(receiving.push(n + 1, &block), Err(BuildError::Damaged { .. })));
-        receiving.push(n, &block).unwrap();
+        assert!(matches!(
+            receiving.push(n + 1, block.clone().into()),
+            Err(BuildError::Damaged { .. })
+        ));
+        receiving.push(n, block.clone().into()).unwrap();
         drop(receiving);
         receiving = Receiving::resume(&into).unwrap().unwrap();
     }
@@ -304,7 +307,7 @@ fn what_comes_in_parts_goes_on_where_it_stopped() {
     // Another one comes: nothing of the first counts for it.
     let mut receiving = Receiving::begin(&into, &manifest).unwrap();
     snapshot.block(0, &mut block).unwrap();
-    receiving.push(0, &block).unwrap();
+    receiving.push(0, block.clone().into()).unwrap();
     assert!(matches!(receiving.finish(), Err(BuildError::Damaged { .. })));
     db.write(&[(b"later".to_vec(), Some(b"1".to_vec()))]);
     let receiving = Receiving::begin(&into, &db.snapshot().manifest().encode()).unwrap();
@@ -350,7 +353,7 @@ fn what_comes_late_is_restored_and_what_comes_no_more_is_not() {
     let push = |receiving: &mut Receiving, n: u32| {
         let mut block = Vec::new();
         snapshot.block(n as usize, &mut block).unwrap();
-        receiving.push(n, &block).unwrap();
+        receiving.push(n, block.clone().into()).unwrap();
     };
     for given_up_at in 0..=blocks {
         let target = tempfile::tempdir().unwrap();
@@ -387,7 +390,7 @@ fn a_generation_is_made_of_one_fetch_and_of_right_blocks() {
     let first = receiving.incoming().unwrap();
     let mut block = Vec::new();
     snapshot.block(0, &mut block).unwrap();
-    receiving.push(0, &block).unwrap();
+    receiving.push(0, block.clone().into()).unwrap();
     assert_eq!((first.arrival(0), first.arrival(1)), (Arrival::Here, Arrival::Late));
     let second = receiving.incoming().unwrap();
     assert_eq!((first.arrival(1), second.arrival(1)), (Arrival::Never, Arrival::Late));

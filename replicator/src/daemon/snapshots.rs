@@ -219,7 +219,7 @@ impl SnapshotStore for Snapshots {
         self.build(&mut fetch)
     }
 
-    fn block(&self, number: u32, bytes: &[u8]) -> Result<(), ReadFailure> {
+    fn block(&self, number: u32, bytes: Bytes) -> Result<(), ReadFailure> {
         let mut fetch = lock(&self.fetch);
         let Some(receiving) = &mut fetch.receiving else {
             return Err(failure("a block of a snapshot that was not begun"));

@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use quicksilver_format::layout::{SNAPSHOT_SUFFIX, SNAPSHOTS};
 use quicksilver_format::manifest::{Manifest, SnapshotHash, TRAILER_BYTES, decode_trailer};
 
@@ -149,6 +150,9 @@ pub trait Blocks {
     fn file(&self) -> &SnapshotFile;
     /// Whether block `n` is in it; waits a moment for that.
     fn arrival(&self, n: usize) -> Arrival;
+    /// Block `n` as it came, if it is still in memory: it was compared with the manifest there, and
+    /// need neither be read from the file nor be compared again. Once.
+    fn held(&self, n: usize) -> Option<Bytes>;
 }
 
 /// Whether a block is here.
@@ -169,6 +173,10 @@ impl Blocks for SnapshotFile {
 
     fn arrival(&self, _: usize) -> Arrival {
         Arrival::Here
+    }
+
+    fn held(&self, _: usize) -> Option<Bytes> {
+        None
     }
 }
 

@@ -14,6 +14,7 @@
 //! * a file has its name only when every block is here. It is on disk after [`SnapshotFile::sync`]; a
 //!   crash before that may tear it, which whoever reads the block finds out by its hash.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quicksilver_format::manifest::{Manifest, SnapshotHash, encode_trailer};
 
 use super::super::directory::{self, DATA_MODE, io_error};
@@ -30,6 +32,8 @@ use crate::error::Error;
 
 const MANIFEST: &str = "fetching.manifest";
 const BLOCKS: &str = "fetching.blocks";
+/// What is kept in memory of blocks that came and that nobody has taken yet.
+const HELD_BYTES: usize = 64 << 20;
 /// How long a block is waited for before whoever wants it looks whether it still does.
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -161,14 +165,15 @@ impl Receiving {
     ///
     /// # Errors
     /// Another block than the next one, or what the system says.
-    pub fn push(&mut self, number: u32, bytes: &[u8]) -> Result<()> {
+    pub fn push(&mut self, number: u32, bytes: Bytes) -> Result<()> {
         let path = self.dir.join(BLOCKS);
         if number != self.next_block {
             let problem = format!("block {number} came where {} is missing", self.next_block);
             return Err(BuildError::Damaged { path, problem });
         }
-        self.blocks.write_all(bytes).map_err(io_error(&path))?;
+        self.blocks.write_all(&bytes).map_err(io_error(&path))?;
         self.next_block += 1;
+        self.arrivals.change(|arrived| arrived.hold(number as usize, bytes));
         self.hand_out();
         Ok(())
     }
@@ -254,6 +259,10 @@ impl Blocks for Incoming {
             _ => Arrival::Never,
         }
     }
+
+    fn held(&self, n: usize) -> Option<Bytes> {
+        self.arrivals.lock().let_go_of(n)
+    }
 }
 
 /// What of a snapshot has arrived, for those on another thread who wait for it.
@@ -267,6 +276,36 @@ struct Arrivals {
 struct Arrived {
     blocks: usize,
     ended: bool,
+    /// The last that came and were not taken yet, each with its number.
+    held: VecDeque<(usize, Bytes)>,
+    held_bytes: usize,
+}
+
+impl Arrived {
+    fn hold(&mut self, n: usize, bytes: Bytes) {
+        self.held_bytes += bytes.len();
+        self.held.push_back((n, bytes));
+        while self.held_bytes > HELD_BYTES
+            && let Some((_, oldest)) = self.held.pop_front()
+        {
+            // It is in the file.
+            self.held_bytes -= oldest.len();
+        }
+    }
+
+    /// Block `n`, and none before it any more.
+    fn let_go_of(&mut self, n: usize) -> Option<Bytes> {
+        while let Some((first, _)) = self.held.front()
+            && *first <= n
+        {
+            let (first, bytes) = self.held.pop_front()?;
+            self.held_bytes -= bytes.len();
+            if first == n {
+                return Some(bytes);
+            }
+        }
+        None
+    }
 }
 
 impl Arrivals {

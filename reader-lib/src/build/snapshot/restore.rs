@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
+use bytes::Bytes;
 use quicksilver_format::layout::{BUCKET_DATA, BUCKET_LOG, Generation};
 use quicksilver_format::manifest::{Pairs, Section};
 use quicksilver_format::meta::{Applied, LogState};
@@ -107,6 +108,19 @@ pub fn restore(
     Ok(Some(Built::of(generation, &state)))
 }
 
+/// A block, from memory or from the file.
+#[derive(Default)]
+struct Block {
+    held: Option<Bytes>,
+    read: Vec<u8>,
+}
+
+impl Block {
+    fn bytes(&self) -> &[u8] {
+        self.held.as_deref().unwrap_or(&self.read)
+    }
+}
+
 struct Load<'a> {
     blocks: &'a dyn Blocks,
     snapshot: &'a SnapshotFile,
@@ -128,14 +142,14 @@ impl Load<'_> {
     /// Cells and chunks, as they are.
     fn pairs(&mut self, sections: &[Section], commits: &SyncSender<()>) -> Result<bool> {
         let target = self.target;
-        let mut buffer = Vec::new();
+        let mut block = Block::default();
         let mut write = target.env.write()?;
         let (mut uncommitted, mut unsynced) = (0, 0);
         for (n, section) in sections.iter().enumerate() {
-            if !self.take(n, &mut buffer)? {
+            if !self.take(n, &mut block)? {
                 return Ok(false);
             }
-            let mut pairs = Pairs::new(&buffer);
+            let mut pairs = Pairs::new(block.bytes());
             while let Some((key, value)) = pairs.take().map_err(|e| self.nonsense(n, e))? {
                 let bucket = match section {
                     Section::Data => {
@@ -146,7 +160,7 @@ impl Load<'_> {
                 };
                 write.put_append(bucket, key, value)?;
             }
-            uncommitted += buffer.len();
+            uncommitted += block.bytes().len();
             if uncommitted >= COMMIT_BYTES {
                 write.commit()?;
                 unsynced += uncommitted;
@@ -167,18 +181,18 @@ impl Load<'_> {
 
     /// What came after the snapshot was begun.
     fn log(&mut self, blocks: Range<usize>) -> Result<bool> {
-        let mut buffer = Vec::new();
+        let mut block = Block::default();
         let (mut records, mut batches) = (Records::default(), Vec::new());
         for n in blocks {
-            if !self.take(n, &mut buffer)? {
+            if !self.take(n, &mut block)? {
                 return Ok(false);
             }
-            let mut pieces = Pairs::new(&buffer);
+            let mut pieces = Pairs::new(block.bytes());
             while let Some((key, piece)) = pieces.take().map_err(|e| self.nonsense(n, e))? {
                 batches.extend(records.take(key, piece)?.map(Record::decode).transpose()?);
             }
             self.apply(&std::mem::take(&mut batches))?;
-            if !self.goes_on(buffer.len()) {
+            if !self.goes_on(block.bytes().len()) {
                 return Ok(false);
             }
         }
@@ -206,12 +220,15 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Reads a block as soon as it is here. False when it is to be given up.
-    fn take(&mut self, n: usize, buffer: &mut Vec<u8>) -> Result<bool> {
+    /// Takes a block as soon as it is here. False when it is to be given up.
+    fn take(&mut self, n: usize, block: &mut Block) -> Result<bool> {
         loop {
             match self.blocks.arrival(n) {
                 Arrival::Here => {
-                    self.snapshot.block(n, buffer)?;
+                    block.held = self.blocks.held(n);
+                    if block.held.is_none() {
+                        self.snapshot.block(n, &mut block.read)?;
+                    }
                     return Ok(true);
                 }
                 Arrival::Late if self.goes_on(0) => {}

@@ -4,7 +4,7 @@
 //! * a downstream is listed exactly as long as its [`Registration`] lives, and there are never more
 //!   of them than the limit;
 //! * connections that have no such place, because they have not said who they are yet or are being
-//!   sent away, are never more than [`MOST_ARRIVALS`]: silent ones take no follower's place, and
+//!   sent away, are never more than `MOST_ARRIVALS`: silent ones take no follower's place, and
 //!   nobody can open connections without end.
 
 use std::collections::{BTreeMap, HashSet};

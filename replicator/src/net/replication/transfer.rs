@@ -53,7 +53,7 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// Another snapshot comes: forgets what had come, and keeps its manifest.
     fn begin(&self, manifest: &[u8]) -> Result<(), ReadFailure>;
     /// Keeps the next block.
-    fn block(&self, number: u32, bytes: &[u8]) -> Result<(), ReadFailure>;
+    fn block(&self, number: u32, bytes: Bytes) -> Result<(), ReadFailure>;
     /// Nothing comes for now: what has come stays, and nothing waits for more.
     fn give_up(&self);
     /// Every block is here: makes it what this node serves.
@@ -377,7 +377,7 @@ impl<D: Dial> Fetching<D> {
                     }
                     FetchAction::Block { number, bytes } => {
                         shown.received(bytes.len(), &self.status);
-                        blocking(move || snapshots.block(number, &bytes))
+                        blocking(move || snapshots.block(number, bytes))
                             .await
                             .map_err(|e| e.to_string())?;
                     }
