@@ -394,7 +394,7 @@ fn a_generation_is_made_of_one_fetch_and_of_right_blocks() {
     assert_eq!((first.arrival(0), first.arrival(1)), (Arrival::Here, Arrival::Late));
     let second = receiving.incoming().unwrap();
     assert_eq!((first.arrival(1), second.arrival(1)), (Arrival::Never, Arrival::Late));
-    assert_eq!((first.arrival(0), second.arrival(0)), (Arrival::Here, Arrival::Here));
+    assert_eq!((first.arrival(0), second.arrival(0)), (Arrival::Never, Arrival::Here));
 
     let path = offered.join("fetching.blocks");
     let mut bytes = fs::read(&path).unwrap();

@@ -233,6 +233,10 @@ impl FollowerSession {
                 let cause = self.cause_of(refused);
                 self.end(cause);
             }
+            Message::Bye(ByeReason::StopReached) => {
+                let found = "Bye (stop reached)";
+                self.refuse(EndCause::Unexpected { found, expected: "Welcome or Refused" });
+            }
             Message::Bye(reason) => self.end(EndCause::SourceLeft(reason)),
             Message::Ping => {}
             other => self.unexpected(&other, "Welcome or Refused"),

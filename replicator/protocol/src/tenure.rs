@@ -44,6 +44,8 @@ pub struct Tenure {
     heartbeat: Option<Heartbeat>,
     /// When that, or a batch, came.
     heard: Millis,
+    /// Bytes since then, of a frame that is not whole yet.
+    partial_bytes: u64,
     /// When to ask somebody else because this one is stale.
     ask_stale_at: Millis,
     /// Bound of the wait after that.
@@ -114,6 +116,7 @@ impl Tenure {
             deadlines,
             heartbeat,
             heard: now,
+            partial_bytes: 0,
             ask_stale_at: now,
             ask_stale_ms: deadlines.stale_ms,
             ask_preferred_at: now.plus_ms(jittered(deadlines.ask_preferred_ms, rng)),
@@ -136,6 +139,23 @@ impl Tenure {
 
     /// The upstream sent a batch. Whoever catches up gets no heartbeats meanwhile.
     pub fn batch(&mut self, now: Millis, rng: &mut impl Rng) {
+        self.refreshed(now, rng);
+    }
+
+    /// Bytes came. A batch of many megabytes on a slow line is news before it is whole; so many bytes
+    /// are, that had they taken all of `stale_ms` they would have been fast enough.
+    pub fn bytes(&mut self, now: Millis, bytes: usize, rng: &mut impl Rng) {
+        let Deadlines { least_bytes_per_second, stale_ms, .. } = self.deadlines;
+        self.partial_bytes = self.partial_bytes.saturating_add(bytes as u64);
+        let enough = least_bytes_per_second.saturating_mul(stale_ms);
+        if self.partial_bytes.saturating_mul(1_000) >= enough {
+            self.refreshed(now, rng);
+        }
+    }
+
+    /// This node takes nothing, because its own disk has no room for more or is slow: that says
+    /// nothing about the upstream.
+    pub fn not_reading(&mut self, now: Millis, rng: &mut impl Rng) {
         self.refreshed(now, rng);
     }
 
@@ -209,6 +229,7 @@ impl Tenure {
 
     fn refreshed(&mut self, now: Millis, rng: &mut impl Rng) {
         self.heard = now;
+        self.partial_bytes = 0;
         self.unhelpful.clear();
         self.too_old = None;
         let stale_ms = self.deadlines.stale_ms;
@@ -308,6 +329,26 @@ mod tests {
             let verdict = tenure.answered(at(second), UpstreamSlot(1), fresher);
             assert_eq!(verdict, Verdict::Stay);
         }
+    }
+
+    /// Story: one batch takes minutes on a slow line, or this node's disk does; heartbeats come behind
+    /// it. Leaving would begin it all again elsewhere.
+    #[test]
+    fn a_long_batch_and_an_own_slow_disk_are_no_reason_to_leave() {
+        let mut rng = StdRng::seed_from_u64(10);
+        let (mut slow_line, mut slow_disk) = (tenure(0, 2, &mut rng), tenure(0, 2, &mut rng));
+        for second in 0..600 {
+            slow_line.bytes(at(second), 100_000, &mut rng);
+            slow_disk.not_reading(at(second), &mut rng);
+            assert_eq!(slow_line.ask(at(second), &mut rng), None);
+            assert_eq!(slow_disk.ask(at(second), &mut rng), None);
+        }
+        // A trickle is none.
+        let mut trickle = tenure(0, 2, &mut rng);
+        for second in 0..10 {
+            trickle.bytes(at(second), 100, &mut rng);
+        }
+        assert!(trickle.is_stale(at(10)));
     }
 
     #[test]

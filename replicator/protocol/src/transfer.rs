@@ -224,6 +224,11 @@ impl FetchSession {
         self.heard.bytes(now, bytes, self.patience_ms(), least);
     }
 
+    /// The driver was busy with what came: silence does not count meanwhile.
+    pub fn not_reading(&mut self, now: Millis) {
+        self.heard.heard(now);
+    }
+
     /// The connection is gone.
     pub fn disconnected(&mut self, reason: impl fmt::Display) {
         self.end(FetchEnd::Lost(reason.to_string()));

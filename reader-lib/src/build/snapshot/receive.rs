@@ -193,15 +193,19 @@ impl Receiving {
         Ok(Incoming { file, arrivals: self.arrivals.clone() })
     }
 
-    /// Tells whoever has the [`Incoming`] that nothing comes any more.
+    /// Tells whoever has the [`Incoming`] that it is given up: nothing of it is to be used any more.
     pub fn let_go(&self) {
-        self.arrivals.change(|arrived| arrived.ended = true);
+        self.arrivals.change(|arrived| *arrived = Arrived { ended: true, ..Arrived::default() });
     }
 
     /// Every block that is here but the last.
     fn hand_out(&self) {
         let here = (self.next_block as usize).min(self.manifest.blocks.len().saturating_sub(1));
-        self.arrivals.change(|arrived| arrived.blocks = here);
+        self.arrivals.change(|arrived| {
+            if !arrived.ended {
+                arrived.blocks = here;
+            }
+        });
     }
 
     /// Makes it a snapshot file, once every block is here; to be [synced](SnapshotFile::sync).
@@ -226,7 +230,8 @@ impl Receiving {
         Self::forget(&self.dir)?;
         directory::sync(&self.dir)?;
         let file = SnapshotFile::open(&named)?;
-        self.arrivals.change(|arrived| arrived.blocks = blocks);
+        // All of it may be used, whatever becomes of this.
+        std::mem::take(&mut self.arrivals).change(|arrived| arrived.blocks = blocks);
         Ok(file)
     }
 }
@@ -283,6 +288,9 @@ struct Arrived {
 
 impl Arrived {
     fn hold(&mut self, n: usize, bytes: Bytes) {
+        if self.ended {
+            return;
+        }
         self.held_bytes += bytes.len();
         self.held.push_back((n, bytes));
         while self.held_bytes > HELD_BYTES

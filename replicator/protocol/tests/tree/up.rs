@@ -284,9 +284,16 @@ impl Process {
             if !self.recent.has_room() {
                 net.record.meet("forwarding stopped because the commit lagged");
                 following.session.not_reading(now);
+                if let Some(tenure) = &mut following.tenure {
+                    tenure.not_reading(now, &mut net.rng);
+                }
                 break;
             }
-            if !read_frame(following.number, &mut following.session, net) {
+            let new_bytes = net.new_bytes(following.number, ME);
+            if let (Some(tenure), 1..) = (&mut following.tenure, new_bytes) {
+                tenure.bytes(now, new_bytes, &mut net.rng);
+            }
+            if !read_frame(following.number, &mut following.session, new_bytes, net) {
                 break;
             }
             busy = true;
@@ -622,12 +629,16 @@ fn judge(end: SessionEnd, disk: &Disk) -> SessionEnd {
 }
 
 /// Gives a session the next frame, or the end; false when there is nothing.
-fn read_frame(number: ConnectionNumber, session: &mut FollowerSession, net: &mut Net) -> bool {
+fn read_frame(
+    number: ConnectionNumber,
+    session: &mut FollowerSession,
+    new_bytes: usize,
+    net: &mut Net,
+) -> bool {
     if session.has_ended() {
         return true;
     }
     let now = net.now;
-    let new_bytes = net.new_bytes(number, ME);
     if new_bytes > 0 {
         session.bytes(now, new_bytes);
     }
@@ -662,7 +673,8 @@ fn answer(
                 _ => {}
             }
         }
-        if read_frame(asking.number, &mut asking.session, net) {
+        let new_bytes = net.new_bytes(asking.number, ME);
+        if read_frame(asking.number, &mut asking.session, new_bytes, net) {
             continue;
         }
         if asking.session.next_deadline() > net.now {

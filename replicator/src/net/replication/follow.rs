@@ -395,7 +395,11 @@ where
                 continue;
             }
             if !room {
-                self.session.not_reading(self.clock.now());
+                let now = self.clock.now();
+                self.session.not_reading(now);
+                if let Some(tenure) = &mut self.tenure {
+                    tenure.not_reading(now, &mut self.rng);
+                }
             }
             self.ask();
             let stalled = self.connection.stalled_since().map(|since| since + STALL);
@@ -464,7 +468,13 @@ where
 
     fn moved(&mut self, moved: io::Result<Moved>) {
         match moved {
-            Ok(Moved::Read(bytes)) => self.session.bytes(self.clock.now(), bytes),
+            Ok(Moved::Read(bytes)) => {
+                let now = self.clock.now();
+                self.session.bytes(now, bytes);
+                if let Some(tenure) = &mut self.tenure {
+                    tenure.bytes(now, bytes, &mut self.rng);
+                }
+            }
             Ok(Moved::Wrote) => {}
             Ok(Moved::Eof) => self.session.disconnected("closed by the upstream"),
             Err(e) => self.session.disconnected(e),

@@ -374,12 +374,14 @@ impl<D: Dial> Fetching<D> {
                         blocking(move || snapshots.begin(&encoded))
                             .await
                             .map_err(|e| e.to_string())?;
+                        session.not_reading(clock.now());
                     }
                     FetchAction::Block { number, bytes } => {
                         shown.received(bytes.len(), &self.status);
                         blocking(move || snapshots.block(number, bytes))
                             .await
                             .map_err(|e| e.to_string())?;
+                        session.not_reading(clock.now());
                     }
                     FetchAction::Close(FetchEnd::GivenUp(_)) => return Err(LEAVING.to_owned()),
                     FetchAction::Close(end) => {
