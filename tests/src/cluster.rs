@@ -532,13 +532,11 @@ impl Cluster {
         &self.nodes
     }
 
-    /// Starts every node that does not run and waits until each answers its probe.
+    /// Starts every node that does not run, each when the one before it answers its probe: in the
+    /// order in which they were added none finds its upstream away, and takes another one instead.
     pub fn start_all(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| !node.is_running()) {
-            node.spawn();
-        }
-        for node in self.nodes.iter_mut() {
-            node.await_alive();
+            node.start();
         }
     }
 
