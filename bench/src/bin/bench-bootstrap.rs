@@ -20,6 +20,7 @@ use quicksilver::build::snapshot::{create, restore};
 use quicksilver::build::{self, Options, RoleLock, rebuild::SLICE_BYTES};
 use quicksilver::environment::{Environment, live_generation};
 use quicksilver_bench::plot::{self, Bars};
+use quicksilver_bench::process::cpu_seconds;
 use quicksilver_bench::server::redis::{self, Redis};
 use quicksilver_bench::server::resp::Client as Filler;
 use quicksilver_bench::stats::{Table, quantile};
@@ -75,20 +76,31 @@ fn come_to_rest(bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// How long it took, and the processor's time of both ends.
+struct Bootstrap {
+    took: Duration,
+    relay_cpu_seconds: f64,
+    root_cpu_seconds: f64,
+}
+
 /// From the start of an empty relay's process until it has what the root has.
-fn bootstrap(cluster: &mut Cluster, name: &str) -> Result<Duration> {
+fn bootstrap(cluster: &mut Cluster, name: &str) -> Result<Bootstrap> {
     let wanted = cluster.node("root").status();
     let db_id = wanted.json["db_id"].as_str().unwrap_or_default().to_owned();
     cluster.leaf(name, &["root"]).set("db_id", db_id);
+    let root_pid = cluster.node("root").pid();
+    let root_before = cpu_seconds(root_pid)?;
     let began = Instant::now();
     cluster.node_mut(name).spawn();
     let node = cluster.node(name);
     let has_it = || node.try_status().filter(|status| status.same_data(&wanted));
     poll(SOON, has_it).ok_or("the relay does not get its copy")?;
     let took = began.elapsed();
+    let relay_cpu_seconds = cpu_seconds(node.pid())?;
+    let root_cpu_seconds = cpu_seconds(root_pid)? - root_before;
     cluster.node_mut(name).term();
     fs::remove_dir_all(cluster.node(name).data_dir())?;
-    Ok(took)
+    Ok(Bootstrap { took, relay_cpu_seconds, root_cpu_seconds })
 }
 
 fn snapshot_of(node: &Node) -> Result<std::path::PathBuf> {
@@ -157,12 +169,18 @@ fn main() -> Result<()> {
         println!("({} is left out: {e})\n", redis::PROGRAM);
     }
     let (mut ours, mut copies, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut relay_cpu, mut root_cpu) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let rate = |took: Duration| bytes / took.as_secs_f64() / 1e6;
         for side in 0..3 {
             come_to_rest(MEMORY_OF_FILE * bytes as u64)?;
             match (round + side) % 3 {
-                0 => ours.push(rate(bootstrap(&mut cluster, &format!("relay-{round}"))?)),
+                0 => {
+                    let ended = bootstrap(&mut cluster, &format!("relay-{round}"))?;
+                    ours.push(rate(ended.took));
+                    relay_cpu.push(ended.relay_cpu_seconds * 1e9 / bytes);
+                    root_cpu.push(ended.root_cpu_seconds * 1e9 / bytes);
+                }
                 1 => copies.push(rate(copy(&cluster)?)),
                 _ => {
                     if let Ok(master) = &master {
@@ -196,7 +214,10 @@ fn main() -> Result<()> {
         bytes / 1e9
     );
     table.print("");
-    println!();
+    let (relay, root) = (quantile(&relay_cpu, 0.5), quantile(&root_cpu, 0.5));
+    println!(
+        "\nA gigabyte takes {relay:.2} s of a processor at the relay and {root:.2} s at the root.\n"
+    );
     let told = |what: &str, others: &[f64], target: f64| {
         if !others.is_empty() {
             let ratios: Vec<f64> =

@@ -12,6 +12,7 @@ mod check;
 mod create;
 mod receive;
 mod restore;
+mod uncached;
 
 use std::fs::{self, File};
 use std::io;

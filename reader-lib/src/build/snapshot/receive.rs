@@ -8,7 +8,8 @@
 //! [`Incoming`] is the same for whoever makes a generation of it meanwhile.
 //!
 //! Invariants:
-//! * what counts as here after a restart was compared with the manifest then;
+//! * what counts as here after a restart was compared with the manifest then; a process that was killed
+//!   has lost the last few megabytes;
 //! * the last block is handed out when the file has its name: a generation that was made of it never
 //!   leaves half a fetch behind;
 //! * a file has its name only when every block is here. It is on disk after [`SnapshotFile::sync`]; a
@@ -23,10 +24,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quicksilver_format::manifest::{Manifest, SnapshotHash, encode_trailer};
+use quicksilver_format::manifest::{BLOCK_MAX_BYTES, Manifest, SnapshotHash, encode_trailer};
 
 use super::super::directory::{self, DATA_MODE, io_error};
 use super::super::{BuildError, Result};
+use super::uncached::{UNWRITTEN_MAX_BYTES, UncachedFile};
 use super::{Arrival, Blocks, SnapshotFile, name};
 use crate::error::Error;
 
@@ -34,6 +36,8 @@ const MANIFEST: &str = "fetching.manifest";
 const BLOCKS: &str = "fetching.blocks";
 /// What is kept in memory of blocks that came and that nobody has taken yet.
 const HELD_BYTES: usize = 64 << 20;
+/// What is neither held nor in the file would be nowhere.
+const _: () = assert!(HELD_BYTES >= UNWRITTEN_MAX_BYTES + BLOCK_MAX_BYTES);
 /// How long a block is waited for before whoever wants it looks whether it still does.
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -41,7 +45,7 @@ const WAIT: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Receiving {
     dir: PathBuf,
-    blocks: File,
+    blocks: UncachedFile,
     manifest: Manifest,
     identity: SnapshotHash,
     next_block: u32,
@@ -61,22 +65,25 @@ impl Receiving {
         let (decoded, identity) = Manifest::decode(manifest)
             .map_err(|source| Error::Format { path: path.clone(), source })?;
         keep_manifest(dir, manifest)?;
-        let path = dir.join(BLOCKS);
-        let opened = options().create(true).truncate(true).open(&path);
-        let blocks = opened.map_err(io_error(&path))?;
+        let receiving = Self::after(dir, open_blocks(dir)?, decoded, identity, 0)?;
         directory::sync(dir)?;
-        Ok(Self::of(dir, blocks, decoded, identity, 0))
+        Ok(receiving)
     }
 
-    fn of(
+    /// Goes on in a file of which the first blocks are right.
+    fn after(
         dir: &Path,
-        blocks: File,
+        file: File,
         manifest: Manifest,
         identity: SnapshotHash,
         next_block: u32,
-    ) -> Self {
+    ) -> Result<Self> {
+        let here = manifest.blocks.iter().take(next_block as usize);
+        let here_bytes = here.map(|block| u64::from(block.bytes)).sum();
+        let path = dir.join(BLOCKS);
+        let blocks = UncachedFile::after(&path, file, here_bytes).map_err(io_error(&path))?;
         let (dir, arrivals) = (dir.to_owned(), Arc::default());
-        Receiving { dir, blocks, manifest, identity, next_block, arrivals }
+        Ok(Receiving { dir, blocks, manifest, identity, next_block, arrivals })
     }
 
     /// Takes up a snapshot file again, of which no generation was made. [`resume`](Self::resume) then
@@ -106,10 +113,8 @@ impl Receiving {
             Self::forget(dir)?;
             return Ok(None);
         };
-        let path = dir.join(BLOCKS);
-        let opened = options().read(true).create(true).truncate(false).open(&path);
-        let mut blocks = opened.map_err(io_error(&path))?;
-        let (mut next_block, mut good_bytes, mut buffer) = (0, 0, Vec::new());
+        let (path, mut blocks) = (dir.join(BLOCKS), open_blocks(dir)?);
+        let (mut next_block, mut buffer) = (0, Vec::new());
         for block in &manifest.blocks {
             buffer.resize(block.bytes as usize, 0);
             match blocks.read_exact(&mut buffer) {
@@ -119,14 +124,8 @@ impl Receiving {
                 Err(e) => return Err(io_error(&path)(e).into()),
             }
             next_block += 1;
-            good_bytes += u64::from(block.bytes);
         }
-        let seek = |file: &mut File| {
-            file.set_len(good_bytes)?;
-            io::Seek::seek(file, io::SeekFrom::Start(good_bytes))
-        };
-        seek(&mut blocks).map_err(io_error(&path))?;
-        Ok(Some(Self::of(dir, blocks, manifest, identity, next_block)))
+        Ok(Some(Self::after(dir, blocks, manifest, identity, next_block)?))
     }
 
     /// Forgets what has come.
@@ -171,7 +170,7 @@ impl Receiving {
             let problem = format!("block {number} came where {} is missing", self.next_block);
             return Err(BuildError::Damaged { path, problem });
         }
-        self.blocks.write_all(&bytes).map_err(io_error(&path))?;
+        self.blocks.append(&bytes).map_err(io_error(&path))?;
         self.next_block += 1;
         self.arrivals.change(|arrived| arrived.hold(number as usize, bytes));
         self.hand_out();
@@ -186,6 +185,8 @@ impl Receiving {
     pub fn incoming(&mut self) -> Result<Incoming> {
         self.let_go();
         let path = self.dir.join(BLOCKS);
+        // What is not held in memory has to be found there.
+        self.blocks.flush().map_err(io_error(&path))?;
         let file = File::open(&path).map_err(io_error(&path))?;
         let file = SnapshotFile::of(&path, file, self.manifest.clone(), self.identity);
         self.arrivals = Arc::default();
@@ -220,9 +221,10 @@ impl Receiving {
             return Err(BuildError::Damaged { path, problem });
         }
         let encoded = self.manifest.encode();
-        let end = |file: &mut File| {
-            file.write_all(&encoded)?;
-            file.write_all(&encode_trailer(encoded.len()))
+        let end = |file: &mut UncachedFile| {
+            file.append(&encoded)?;
+            file.append(&encode_trailer(encoded.len()))?;
+            file.flush()
         };
         end(&mut self.blocks).map_err(io_error(&path))?;
         let named = self.dir.join(name(&self.manifest, self.identity));
@@ -239,6 +241,8 @@ impl Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         self.let_go();
+        // What does not get there is fetched again.
+        let _ = self.blocks.flush();
     }
 }
 
@@ -336,6 +340,13 @@ fn keep_manifest(dir: &Path, manifest: &[u8]) -> Result<()> {
         file.sync_all()
     };
     Ok(write().map_err(io_error(&path))?)
+}
+
+/// As it is, for [`UncachedFile`].
+fn open_blocks(dir: &Path) -> Result<File> {
+    let path = dir.join(BLOCKS);
+    let opened = options().read(true).create(true).truncate(false).open(&path);
+    Ok(opened.map_err(io_error(&path))?)
 }
 
 fn options() -> OpenOptions {

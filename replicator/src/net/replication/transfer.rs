@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * what was fetched stays on disk across connections, upstreams and restarts, and no block of it is
-//!   fetched twice;
+//!   fetched twice, but for the last few megabytes when the process is killed;
 //! * at most so many transfers are served at a time, and no faster than allowed;
 //! * while a snapshot is fetched, this node serves what it has.
 
