@@ -8,13 +8,13 @@ use bytes::Bytes;
 use quicksilver_format::{HistoryId, Index};
 use quicksilver_protocol::recent::{Cursor, Epoch, Item, Read, RecentFact, inside};
 use quicksilver_protocol::{
-    BatchFrame, ByeReason, Decoded, Decoder, Kind, Lineage, LocalNode, LogFact, Millis,
-    OfferAction, OfferSession, SourceAction, SourceEnd, SourceSession, SourceState, Start,
+    BatchFrame, ByeReason, Kind, Lineage, LocalNode, LogFact, Millis, OfferAction, OfferSession,
+    SourceAction, SourceEnd, SourceSession, SourceState, Start,
 };
 use rand::Rng;
 
 use crate::disk::{Disk, Snapshot};
-use crate::net::{ConnectionNumber, End, Net};
+use crate::net::{Came, ConnectionNumber, End, Net};
 use crate::node::{DEADLINES, Process};
 use crate::plan::Bug;
 
@@ -106,24 +106,12 @@ impl Process {
     ) -> Option<bool> {
         let now = net.now;
         let mut busy = false;
-        let decoder = Decoder::of_follower_bytes();
         while !serving.session.has_ended() {
-            let Some(buffer) = net.buffer(number, ME) else {
-                serving.session.disconnected("cut");
-                break;
-            };
-            match decoder.decode(buffer) {
-                Ok(Decoded::Frame(frame)) => serving.session.frame(now, &frame),
-                Ok(Decoded::Incomplete { .. }) => {
-                    if net.has_ended(number, ME) {
-                        serving.session.disconnected("closed by the follower");
-                    }
-                    break;
-                }
-                Err(e) => {
-                    net.record.meet("damage was refused");
-                    serving.session.frame_error(now, &e);
-                }
+            match net.take(number, ME) {
+                Came::Frame(frame) => serving.session.frame(now, &frame),
+                Came::Damage(e) => serving.session.frame_error(now, &e),
+                Came::Ended(how) => serving.session.disconnected(how),
+                Came::Nothing => break,
             }
             busy = true;
         }
@@ -242,30 +230,6 @@ impl Process {
     ) -> Option<bool> {
         let now = net.now;
         let mut busy = false;
-        let decoder = Decoder::of_follower_bytes();
-        loop {
-            let Some(buffer) = net.buffer(number, ME) else {
-                offering.session.disconnected("cut");
-                break;
-            };
-            match decoder.decode(buffer) {
-                Ok(Decoded::Frame(frame)) => offering.session.frame(now, &frame),
-                Ok(Decoded::Incomplete { .. }) => {
-                    if net.has_ended(number, ME) {
-                        offering.session.disconnected("closed by the receiver");
-                    }
-                    break;
-                }
-                Err(e) => {
-                    offering.session.frame_error(&e);
-                    break;
-                }
-            }
-            busy = true;
-        }
-        if offering.session.next_deadline() <= now {
-            offering.session.tick(now);
-        }
         loop {
             while let Some(action) = offering.session.poll() {
                 busy = true;
@@ -282,11 +246,19 @@ impl Process {
                 }
             }
             let wanted = offering.session.wants_block().filter(|_| net.is_flushed(number, ME));
-            let (Some(wanted), Some(served)) = (wanted, &offering.served) else {
-                return Some(busy);
-            };
-            let block = served.blocks[wanted as usize].clone();
-            offering.session.block(rotten(block, net));
+            match (net.take(number, ME), wanted, &offering.served) {
+                (Came::Frame(frame), ..) => offering.session.frame(now, &frame),
+                (Came::Damage(e), ..) => offering.session.frame_error(&e),
+                (Came::Ended(how), ..) => offering.session.disconnected(how),
+                (Came::Nothing, ..) if offering.session.next_deadline() <= now => {
+                    offering.session.tick(now);
+                }
+                (Came::Nothing, Some(wanted), Some(served)) => {
+                    let block = served.blocks[wanted as usize].clone();
+                    offering.session.block(rotten(block, net));
+                }
+                (Came::Nothing, ..) => return Some(busy),
+            }
             busy = true;
         }
     }
@@ -332,10 +304,8 @@ fn rotten(stored: Bytes, net: &mut Net) -> Bytes {
     bytes.into()
 }
 
-fn begins_with_fetch(number: ConnectionNumber, net: &mut Net) -> bool {
-    let buffer = net.buffer(number, ME);
-    let kind = buffer.and_then(|buffer| Decoder::of_follower_bytes().kind_of_first(buffer));
-    kind == Some(Kind::Fetch as u8)
+fn begins_with_fetch(number: ConnectionNumber, net: &Net) -> bool {
+    net.kind_of_next(number, ME) == Some(Kind::Fetch as u8)
 }
 
 fn meet_end(end: &SourceEnd, net: &mut Net) {

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use bytes::BytesMut;
-use quicksilver_protocol::{EncodedFrame, Millis};
+use quicksilver_protocol::{Decoded, Decoder, EncodedFrame, Frame, FrameError, Millis};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -53,6 +53,14 @@ impl End {
             End::Acceptor => End::Dialler,
         }
     }
+
+    /// For the bytes that come at this end.
+    fn decoder(self) -> Decoder {
+        match self {
+            End::Dialler => Decoder::of_source_bytes(),
+            End::Acceptor => Decoder::of_follower_bytes(),
+        }
+    }
 }
 
 /// Bytes on their way to one end, and those that have come.
@@ -82,6 +90,18 @@ pub enum Dialled {
     Refused,
     /// No answer: the caller waits for its deadline.
     Silence,
+}
+
+/// What comes next at an end of a connection.
+#[derive(Debug)]
+pub enum Came {
+    Frame(Frame),
+    /// Bytes that are no frame.
+    Damage(FrameError),
+    /// Not a whole frame yet.
+    Nothing,
+    /// Nothing more will come, and why.
+    Ended(&'static str),
 }
 
 /// See the module.
@@ -279,9 +299,27 @@ impl Net {
         self.awake.insert(node);
     }
 
-    /// What has come at this end and was not taken yet.
-    pub fn buffer(&mut self, number: ConnectionNumber, end: End) -> Option<&mut BytesMut> {
-        Some(&mut self.connections.get_mut(&number)?.to[end as usize].buffer)
+    /// Takes what comes next at this end.
+    pub fn take(&mut self, number: ConnectionNumber, end: End) -> Came {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return Came::Ended("cut");
+        };
+        let pipe = &mut connection.to[end as usize];
+        match end.decoder().decode(&mut pipe.buffer) {
+            Ok(Decoded::Frame(frame)) => Came::Frame(frame),
+            Ok(Decoded::Incomplete { .. }) if pipe.ended => Came::Ended("closed by the other end"),
+            Ok(Decoded::Incomplete { .. }) => Came::Nothing,
+            Err(e) => {
+                self.record.meet("damage was refused");
+                Came::Damage(e)
+            }
+        }
+    }
+
+    /// The kind of what comes next at this end, as soon as its bytes say so.
+    pub fn kind_of_next(&self, number: ConnectionNumber, end: End) -> Option<u8> {
+        let pipe = &self.connections.get(&number)?.to[end as usize];
+        end.decoder().kind_of_first(&pipe.buffer)
     }
 
     /// Bytes that have come since the last call.
@@ -289,11 +327,6 @@ impl Net {
         self.connections
             .get_mut(&number)
             .map_or(0, |c| std::mem::take(&mut c.to[end as usize].arrived_bytes))
-    }
-
-    /// Whether nothing more will come at this end.
-    pub fn has_ended(&self, number: ConnectionNumber, end: End) -> bool {
-        self.connections.get(&number).is_none_or(|c| c.to[end as usize].ended)
     }
 
     /// This end is done: what it has sent still arrives.

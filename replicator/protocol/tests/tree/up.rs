@@ -7,13 +7,12 @@ use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::recent::Epoch;
 use quicksilver_protocol::tenure::{Answer, Verdict};
 use quicksilver_protocol::{
-    ByeReason, Decision, Decoded, Decoder, EndCause, FetchAction, FetchEnd, FetchSession,
-    FollowerAction, FollowerSession, Lineage, Millis, Next, SessionEnd, Start, Tenure,
-    UpstreamSlot,
+    ByeReason, Decision, EndCause, FetchAction, FetchEnd, FetchSession, FollowerAction,
+    FollowerSession, Lineage, Millis, Next, SessionEnd, Start, Tenure, UpstreamSlot,
 };
 
 use crate::disk::Disk;
-use crate::net::{ConnectionNumber, Dialled, End, Net, NodeNumber};
+use crate::net::{Came, ConnectionNumber, Dialled, End, Net, NodeNumber};
 use crate::node::{Command, DEADLINES, Process};
 use crate::plan::{Bug, Place};
 use crate::record::Moved;
@@ -565,17 +564,12 @@ impl Process {
             if new_bytes > 0 {
                 session.bytes(now, new_bytes);
             }
-            match net.buffer(number, ME).map(|b| Decoder::of_source_bytes().decode(b)) {
-                None => session.disconnected("cut"),
-                Some(Ok(Decoded::Frame(frame))) => session.frame(now, &frame),
-                Some(Ok(Decoded::Incomplete { .. })) if net.has_ended(number, ME) => {
-                    session.disconnected("closed by the source");
-                }
-                Some(Ok(Decoded::Incomplete { .. })) if session.next_deadline() <= now => {
-                    session.tick(now);
-                }
-                Some(Ok(Decoded::Incomplete { .. })) => return (busy, false),
-                Some(Err(e)) => session.frame_error(now, &e),
+            match net.take(number, ME) {
+                Came::Frame(frame) => session.frame(now, &frame),
+                Came::Damage(e) => session.frame_error(now, &e),
+                Came::Ended(how) => session.disconnected(how),
+                Came::Nothing if session.next_deadline() <= now => session.tick(now),
+                Came::Nothing => return (busy, false),
             }
             busy = true;
         }
@@ -642,17 +636,11 @@ fn read_frame(
     if new_bytes > 0 {
         session.bytes(now, new_bytes);
     }
-    match net.buffer(number, ME).map(|buffer| Decoder::of_source_bytes().decode(buffer)) {
-        None => session.disconnected("cut"),
-        Some(Ok(Decoded::Frame(frame))) => session.frame(now, &frame),
-        Some(Ok(Decoded::Incomplete { .. })) if net.has_ended(number, ME) => {
-            session.disconnected("closed by the upstream");
-        }
-        Some(Ok(Decoded::Incomplete { .. })) => return false,
-        Some(Err(e)) => {
-            net.record.meet("damage was refused");
-            session.frame_error(e);
-        }
+    match net.take(number, ME) {
+        Came::Frame(frame) => session.frame(now, &frame),
+        Came::Damage(e) => session.frame_error(e),
+        Came::Ended(how) => session.disconnected(how),
+        Came::Nothing => return false,
     }
     true
 }
