@@ -49,6 +49,24 @@ trait End {
     fn tick(&mut self, now: Millis);
 }
 
+/// The part of an [`End`] that its `session` does as it is.
+macro_rules! session_is_told {
+    () => {
+        fn frame(&mut self, now: Millis, frame: &quicksilver_protocol::Frame) {
+            self.session.frame(now, frame);
+        }
+
+        fn next_deadline(&self) -> Millis {
+            self.session.next_deadline()
+        }
+
+        fn tick(&mut self, now: Millis) {
+            self.session.tick(now);
+        }
+    };
+}
+use session_is_told;
+
 fn run(mut end: impl End, mut input: Input<'_>) {
     let mut now = Millis::new(1_000);
     let mut ended = act(&mut end, now, false);

@@ -5,11 +5,11 @@ use quicksilver_format::manifest::{BlockEntry, Manifest, SnapshotHash};
 use quicksilver_format::meta::{Applied, Identity};
 use quicksilver_format::{Index, Position, RunningHash, StateDigest};
 use quicksilver_protocol::{
-    ByeReason, Deadlines, Decoder, FetchAction, FetchEnd, FetchSession, Frame, Message, Millis,
-    Offer, Offered, Partial, Refusal, Refused,
+    ByeReason, Deadlines, Decoder, FetchAction, FetchEnd, FetchSession, Message, Millis, Offer,
+    Offered, Partial, Refusal, Refused,
 };
 
-use super::{End, message, no_frame, said};
+use super::{End, message, no_frame, said, session_is_told};
 use crate::input::Input;
 use crate::model::{DB, HISTORY, Log, node};
 
@@ -109,10 +109,6 @@ impl End for Fetcher {
         }
     }
 
-    fn frame(&mut self, now: Millis, frame: &Frame) {
-        self.session.frame(now, frame);
-    }
-
     fn act(&mut self, _: Millis) -> Option<bool> {
         match self.session.poll()? {
             FetchAction::Send(frame) => match said(&Decoder::of_follower_bytes(), &frame) {
@@ -155,11 +151,5 @@ impl End for Fetcher {
         Some(false)
     }
 
-    fn next_deadline(&self) -> Millis {
-        self.session.next_deadline()
-    }
-
-    fn tick(&mut self, now: Millis) {
-        self.session.tick(now);
-    }
+    session_is_told!();
 }

@@ -4,11 +4,11 @@ use quicksilver_format::{Index, Position, RunningHash};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::message::PATH_MAX_HOPS;
 use quicksilver_protocol::{
-    ByeReason, Deadlines, Decoder, FollowerAction, FollowerSession, Frame, Lineage, LocalNode,
-    Message, Millis, Start, Welcome,
+    ByeReason, Deadlines, Decoder, FollowerAction, FollowerSession, Lineage, LocalNode, Message,
+    Millis, Start, Welcome,
 };
 
-use super::{End, message, no_frame, said};
+use super::{End, message, no_frame, said, session_is_told};
 use crate::input::Input;
 use crate::model::{DB, HISTORY, Log, batch, hop, node};
 
@@ -101,10 +101,6 @@ impl End for Follower {
         }
     }
 
-    fn frame(&mut self, now: Millis, frame: &Frame) {
-        self.session.frame(now, frame);
-    }
-
     fn act(&mut self, _: Millis) -> Option<bool> {
         match self.session.poll()? {
             FollowerAction::Send(frame) => match said(&Decoder::of_follower_bytes(), &frame) {
@@ -147,11 +143,5 @@ impl End for Follower {
         Some(false)
     }
 
-    fn next_deadline(&self) -> Millis {
-        self.session.next_deadline()
-    }
-
-    fn tick(&mut self, now: Millis) {
-        self.session.tick(now);
-    }
+    session_is_told!();
 }

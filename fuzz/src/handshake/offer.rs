@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use quicksilver_format::Index;
 use quicksilver_protocol::{
-    ByeReason, Deadlines, Decoder, Fetch, Frame, Message, Millis, OfferAction, OfferSession,
-    Offered, VersionRange, Wanted,
+    ByeReason, Deadlines, Decoder, Fetch, Message, Millis, OfferAction, OfferSession, Offered,
+    VersionRange, Wanted,
 };
 
-use super::{End, fetch, message, no_frame, said};
+use super::{End, fetch, message, no_frame, said, session_is_told};
 use crate::input::Input;
 use crate::model::node;
 
@@ -58,10 +58,6 @@ impl End for Offerer {
         }
     }
 
-    fn frame(&mut self, now: Millis, frame: &Frame) {
-        self.session.frame(now, frame);
-    }
-
     fn act(&mut self, _: Millis) -> Option<bool> {
         match self.session.poll()? {
             OfferAction::LookUp { .. } => {
@@ -95,11 +91,5 @@ impl End for Offerer {
         Some(false)
     }
 
-    fn next_deadline(&self) -> Millis {
-        self.session.next_deadline()
-    }
-
-    fn tick(&mut self, now: Millis) {
-        self.session.tick(now);
-    }
+    session_is_told!();
 }

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use quicksilver_format::batch::BatchHeader;
 use quicksilver_format::{ControlRecord, Heartbeat, Index, Position};
 use quicksilver_protocol::{
-    BatchFrame, ByeReason, Deadlines, Decoder, Frame, Hello, Lineage, LogFact, Message, Millis,
-    Quota, SourceAction, SourceSession, SourceState, Start, VersionRange,
+    BatchFrame, ByeReason, Deadlines, Decoder, Hello, Lineage, LogFact, Message, Millis, Quota,
+    SourceAction, SourceSession, SourceState, Start, VersionRange,
 };
 
-use super::{End, message, no_frame, said};
+use super::{End, message, no_frame, said, session_is_told};
 use crate::input::Input;
 use crate::model::{DB, HISTORY, Log, batch, hop, node};
 
@@ -119,10 +119,6 @@ impl End for Source {
         }
     }
 
-    fn frame(&mut self, now: Millis, frame: &Frame) {
-        self.session.frame(now, frame);
-    }
-
     fn act(&mut self, now: Millis) -> Option<bool> {
         match self.session.poll(now)? {
             SourceAction::LookUp(start) => {
@@ -165,11 +161,5 @@ impl End for Source {
         Some(false)
     }
 
-    fn next_deadline(&self) -> Millis {
-        self.session.next_deadline()
-    }
-
-    fn tick(&mut self, now: Millis) {
-        self.session.tick(now);
-    }
+    session_is_told!();
 }
