@@ -11,20 +11,28 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
-use quicksilver_tests::resp::Client;
+use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, Status, UPSTREAM_ENDED};
 use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
-use rand::rngs::StdRng;
 
 const SOON: Duration = Duration::from_secs(20);
 const LOG_BYTES: u64 = 1 << 20;
 
-/// Four times as much.
-fn write_more_than_the_log_keeps(root: &mut Client, rng: &mut StdRng) {
+/// Starts everybody, and ends the relay while the root is written four times as much as its log keeps.
+/// Where the relay stands.
+fn outlast_the_log(cluster: &mut Cluster) -> Status {
+    let mut rng = seeded_rng();
+    cluster.start_all();
+    let mut root = cluster.node("root").client();
+    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
+    let before = cluster.await_converged(SOON);
+    cluster.node_mut("relay").term();
     for n in 0..64 {
-        let (key, value) = (format!("key-{}", n % 8), random_bytes(rng, (LOG_BYTES / 16) as usize));
+        let value = random_bytes(&mut rng, (LOG_BYTES / 16) as usize);
+        let key = format!("key-{}", n % 8);
         assert!(root.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
     }
+    assert!(oldest(cluster.node("root")) > before.index + 1);
+    before
 }
 
 fn oldest(node: &Node) -> u64 {
@@ -33,19 +41,11 @@ fn oldest(node: &Node) -> u64 {
 
 #[test]
 fn the_log_was_collected_meanwhile() {
-    let mut rng = seeded_rng();
     let mut cluster = Cluster::new();
     cluster.root("root").set_literal("retention.bytes", LOG_BYTES);
     cluster.relay("relay", &["root"]).set_literal("bootstrap.enabled", false);
     cluster.leaf("witness", &["root"]);
-    cluster.start_all();
-    let mut root = cluster.node("root").client();
-    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
-    let before = cluster.await_converged(SOON);
-    cluster.node_mut("relay").term();
-
-    write_more_than_the_log_keeps(&mut root, &mut rng);
-    assert!(oldest(cluster.node("root")) > before.index + 1);
+    let before = outlast_the_log(&mut cluster);
 
     let relay = cluster.node_mut("relay").start();
     let status =
@@ -77,7 +77,6 @@ fn the_log_was_collected_meanwhile() {
 /// and fetches no snapshot.
 #[test]
 fn a_secondary_has_what_the_primary_has_not() {
-    let mut rng = seeded_rng();
     let mut cluster = Cluster::new();
     cluster.root("root").set_literal("retention.bytes", LOG_BYTES);
     let archive = cluster.relay("archive", &["root"]).address("replication");
@@ -85,13 +84,7 @@ fn a_secondary_has_what_the_primary_has_not() {
         .relay("relay", &["root"])
         .set_literal("upstream.secondary", format!("[{archive:?}]"))
         .set_literal("bootstrap.enabled", false);
-    cluster.start_all();
-    let mut root = cluster.node("root").client();
-    assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
-    let before = cluster.await_converged(SOON);
-    cluster.node_mut("relay").term();
-    write_more_than_the_log_keeps(&mut root, &mut rng);
-    assert!(oldest(cluster.node("root")) > before.index + 1);
+    outlast_the_log(&mut cluster);
 
     let relay = cluster.node_mut("relay").start();
     relay.await_status("the secondary", SOON, |status| {
@@ -128,7 +121,7 @@ fn the_log_stays_for_a_slow_downstream() {
             assert!(root.call(&[b"SET", &b"key"[..], &value]).unwrap().is_ok());
             assert!(root.call(&[b"SET", &b"key"[..], b"short"]).unwrap().is_ok());
         }
-        let oldest = cluster.node("root").status().json["oldest_index"].as_u64().unwrap();
+        let oldest = oldest(cluster.node("root"));
         assert_eq!(oldest <= before.index + 1, stays, "{held_bytes}: {oldest}, {}", before.index);
         cluster.node_mut("leaf").signal(Signal::SIGCONT);
         if stays {
