@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, NEWEST_FORMAT_VERSION};
-use quicksilver_protocol::{EndCause, SourceEnd};
+use quicksilver_protocol::{EndCause, FetchEnd, SourceEnd};
 
 use crate::net::node::{
     BootstrapStatus, QuotaStatus, ReadersStatus, StorageStatus, UpstreamStatus,
@@ -50,6 +50,7 @@ const VERIFY_PROBLEMS: &str = "quicksilver_verification_problems";
 const BOOTSTRAP: &str = "quicksilver_bootstrapping";
 const BOOTSTRAP_DONE: &str = "quicksilver_bootstrap_done_bytes";
 const BOOTSTRAP_TOTAL: &str = "quicksilver_bootstrap_total_bytes";
+const BOOTSTRAP_ENDED: &str = "quicksilver_bootstrap_transfers_ended_total";
 const OLD_GENERATIONS: &str = "quicksilver_old_generations";
 const FILE_BYTES: &str = "quicksilver_file_bytes";
 const FREE_PAGE_BYTES: &str = "quicksilver_free_page_bytes";
@@ -129,6 +130,10 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(BOOTSTRAP, "1 while the node fetches or restores a snapshot, else 0");
     describe_gauge!(BOOTSTRAP_DONE, Unit::Bytes, "Bytes of the snapshot that are here");
     describe_gauge!(BOOTSTRAP_TOTAL, Unit::Bytes, "Bytes of the snapshot");
+    describe_counter!(
+        BOOTSTRAP_ENDED,
+        "Snapshots that this node asked an upstream for, by how that ended"
+    );
     describe_gauge!(OLD_GENERATIONS, "Generations that are live no more and still on disk");
     describe_gauge!(FILE_BYTES, Unit::Bytes, "The live generation's data file");
     describe_gauge!(FREE_PAGE_BYTES, Unit::Bytes, "Free pages in the data file");
@@ -159,6 +164,7 @@ pub fn install(db: &str) -> Result<PrometheusHandle, BuildError> {
     // From the start, so that the first one is an increase.
     for reason in EndCause::REASONS {
         counter!(UPSTREAM_ENDED, "reason" => reason).absolute(0);
+        counter!(BOOTSTRAP_ENDED, "reason" => reason).absolute(0);
     }
     for reason in SourceEnd::REASONS {
         counter!(DOWNSTREAM_ENDED, "reason" => reason).absolute(0);
@@ -200,6 +206,11 @@ pub fn downstream_ended(end: &SourceEnd) {
 /// After the end of a transfer that this node served, or refused.
 pub fn transfer_ended(end: &SourceEnd) {
     counter!(TRANSFERS_ENDED, "reason" => end.reason()).increment(1);
+}
+
+/// After the end of a transfer from an upstream, or of the try to begin one.
+pub fn bootstrap_transfer_ended(end: &FetchEnd) {
+    counter!(BOOTSTRAP_ENDED, "reason" => end.reason()).increment(1);
 }
 
 /// After a look at the reader table.
@@ -392,10 +403,26 @@ mod tests {
         ends.extend(
             BYES.into_iter().flat_map(|bye| [SourceEnd::Said(bye), SourceEnd::FollowerLeft(bye)]),
         );
+        let (id, Position { index, hash }) = (DbId::random(), position());
+        let mut fetches = vec![
+            FetchEnd::Complete,
+            FetchEnd::Busy { retry_after_ms: 1, why: String::new() },
+            FetchEnd::WrongDatabase { mine: id, theirs: id },
+            FetchEnd::Behind { theirs: index, at_least: index },
+            FetchEnd::Diverged { index, mine: hash, theirs: hash },
+            FetchEnd::Lost(String::new()),
+            FetchEnd::NoAnswer(1),
+            FetchEnd::Silent(1),
+            FetchEnd::Bad(String::new()),
+        ];
+        fetches
+            .extend(BYES.into_iter().flat_map(|bye| [FetchEnd::Left(bye), FetchEnd::GivenUp(bye)]));
         for (refusal, cause) in refusals() {
             assert_eq!(refusal.reason(), cause.reason(), "both ends use one word");
             causes.push(cause);
-            ends.push(SourceEnd::Refused(Refused { refusal, explanation: String::new() }));
+            let refused = Refused { refusal, explanation: String::new() };
+            fetches.push(FetchEnd::Refused(refused.clone()));
+            ends.push(SourceEnd::Refused(refused));
         }
         for cause in causes {
             let before = value(UPSTREAM_ENDED, cause.reason());
@@ -411,6 +438,11 @@ mod tests {
                 count(&end);
                 assert_eq!(value(metric, end.reason()), before + 1, "{end}");
             }
+        }
+        for end in fetches {
+            let before = value(BOOTSTRAP_ENDED, end.reason());
+            bootstrap_transfer_ended(&end);
+            assert_eq!(value(BOOTSTRAP_ENDED, end.reason()), before + 1, "{end}");
         }
     }
 }

@@ -29,6 +29,8 @@ pub const DB_ID: &str = "7d2f1c52-6a5e-4c0e-9d56-0f5c7a3b9e11";
 pub const UPSTREAM_ENDED: &str = "quicksilver_upstream_sessions_ended_total";
 /// Counts why those of downstreams did.
 pub const DOWNSTREAM_ENDED: &str = "quicksilver_downstream_sessions_ended_total";
+/// Counts how fetching a snapshot ended.
+pub const BOOTSTRAP_ENDED: &str = "quicksilver_bootstrap_transfers_ended_total";
 /// For a process to answer its probe. Generous: two cores may be shared by many.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// For a process to leave after SIGTERM.

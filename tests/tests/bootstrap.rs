@@ -6,7 +6,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use quicksilver_tests::cluster::{Node, Status, qsctl};
+use quicksilver_tests::cluster::{BOOTSTRAP_ENDED, Node, Status, qsctl};
 use quicksilver_tests::proxy::{Proxy, Weather};
 use quicksilver_tests::resp::Client;
 use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
@@ -103,6 +103,7 @@ fn a_new_tree_begins_with_a_snapshot() {
         assert!(status.json["bootstrap"].is_null());
         assert_eq!(status.json["generation"], 2);
         assert_eq!(status.json["maintenance"]["last"]["bootstrap"]["ok"], true);
+        assert_eq!(node.counted(BOOTSTRAP_ENDED, "done"), 1);
         assert_eq!(offered(node), offered(cluster.node("root")), "the same file, down the tree");
     }
     let root = cluster.node("root");

@@ -26,7 +26,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use quicksilver_format::manifest::{Manifest, SnapshotHash};
-use quicksilver_format::{FormatError, Index, Position, RunningHash};
+use quicksilver_format::{DbId, FormatError, Index, Position, RunningHash};
 
 use crate::clock::Millis;
 use crate::deadlines::{Deadlines, Hearing};
@@ -87,8 +87,16 @@ pub enum FetchEnd {
         why: String,
     },
     /// The source does not serve this node.
-    #[error("it refused: {0}")]
-    Refused(String),
+    #[error("it refused: {}", .0.explanation)]
+    Refused(Refused),
+    /// What it offers is of another database.
+    #[error("its snapshot is of database {theirs}, this node holds {mine}")]
+    WrongDatabase {
+        /// This node's.
+        mine: DbId,
+        /// The snapshot's.
+        theirs: DbId,
+    },
     /// What it offers ends too early.
     #[error("its snapshot ends at {theirs}, it has to reach {at_least}")]
     Behind {
@@ -116,6 +124,9 @@ pub enum FetchEnd {
     /// The source said goodbye.
     #[error("the source left: {0}")]
     Left(ByeReason),
+    /// No answer to the `Fetch`.
+    #[error("no answer within {0} ms")]
+    NoAnswer(u64),
     /// Nothing came for too long.
     #[error("nothing came for {0} ms")]
     Silent(u64),
@@ -125,6 +136,26 @@ pub enum FetchEnd {
     /// This node's driver ended the transfer.
     #[error("this node left: {0}")]
     GivenUp(ByeReason),
+}
+
+impl FetchEnd {
+    /// In one word, for metrics and logs; one of [`EndCause::REASONS`](crate::EndCause::REASONS).
+    pub fn reason(&self) -> &'static str {
+        use FetchEnd as E;
+        match self {
+            E::Complete => "done",
+            E::Busy { .. } => "busy",
+            E::Refused(refused) => refused.refusal.reason(),
+            E::WrongDatabase { .. } => "wrong-database",
+            E::Behind { .. } => "behind",
+            E::Diverged { .. } => "diverged",
+            E::Lost(_) => "lost",
+            E::Left(reason) | E::GivenUp(reason) => reason.reason(),
+            E::NoAnswer(_) => "no-answer",
+            E::Silent(_) => "silent",
+            E::Bad(_) => "malformed",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -198,12 +229,11 @@ impl FetchSession {
                 self.received(now, number, bytes);
             }
             (Ok(Message::Refused(refused)), FetchState::Asking) => {
-                let Refused { refusal, explanation } = refused;
-                self.end(match refusal {
+                self.end(match refused.refusal {
                     Refusal::Busy { retry_after_ms } => {
-                        FetchEnd::Busy { retry_after_ms, why: explanation }
+                        FetchEnd::Busy { retry_after_ms, why: refused.explanation }
                     }
-                    _ => FetchEnd::Refused(explanation),
+                    _ => FetchEnd::Refused(refused),
                 });
             }
             (Ok(Message::Ping), _) => {}
@@ -259,7 +289,11 @@ impl FetchSession {
         }
         let patience_ms = self.patience_ms();
         if now.since_ms(self.heard.last()) >= patience_ms {
-            self.end_with(now, ByeReason::Silent, FetchEnd::Silent(patience_ms));
+            let end = match self.state {
+                FetchState::Asking => FetchEnd::NoAnswer(patience_ms),
+                FetchState::Receiving { .. } | FetchState::Ended => FetchEnd::Silent(patience_ms),
+            };
+            self.end_with(now, ByeReason::Silent, end);
         } else if now.since_ms(self.said) >= self.deadlines.report_ms {
             self.send(Message::Ping, now);
         }
@@ -307,11 +341,9 @@ impl FetchSession {
                 return Err(FetchEnd::Bad(problem.to_owned()));
             }
         };
-        if manifest.identity.db_id != self.me.db_id {
-            return Err(FetchEnd::Refused(format!(
-                "its snapshot is of database {}, this node holds {}",
-                manifest.identity.db_id, self.me.db_id
-            )));
+        let (mine, theirs) = (self.me.db_id, manifest.identity.db_id);
+        if theirs != mine {
+            return Err(FetchEnd::WrongDatabase { mine, theirs });
         }
         let (end, own, at_least) = (manifest.end.position, self.own, self.at_least);
         if end.index < at_least {

@@ -192,9 +192,11 @@ fn a_snapshot_arrives_whole_whatever_happens() {
             }
             match end {
                 FetchEnd::Complete => break,
-                FetchEnd::Lost(_) | FetchEnd::Silent(_) | FetchEnd::Bad(_) | FetchEnd::Left(_) => {
-                    cut += 1;
-                }
+                FetchEnd::Lost(_)
+                | FetchEnd::NoAnswer(_)
+                | FetchEnd::Silent(_)
+                | FetchEnd::Bad(_)
+                | FetchEnd::Left(_) => cut += 1,
                 other => panic!("{other}"),
             }
             if rng.random_range(0..10) == 0 {
@@ -260,7 +262,7 @@ fn nothing_is_begun_that_would_not_help() {
         FetchSession::new(stranger, OWN, Index::FIRST, None, DEADLINES, Millis::ZERO);
     let actions = answer(&mut receiver, offer_of(&snapshot));
     assert!(!actions.iter().any(|action| matches!(action, FetchAction::Begin { .. })));
-    assert!(matches!(end_of(actions), FetchEnd::Refused(_)));
+    assert!(matches!(end_of(actions), FetchEnd::WrongDatabase { .. }));
 
     let other = Snapshot::new(10, Vec::new());
     let lie = Message::Offer(Offer {

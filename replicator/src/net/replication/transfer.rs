@@ -24,6 +24,7 @@ use super::connection::{Connection, Moved};
 use super::serve::Visit;
 use super::upstream::Dial;
 use super::{Clock, NodeName, ReadFailure, ReplicaLog, blocking};
+use crate::metrics;
 use crate::net::heavy;
 use crate::net::node::{BootstrapStatus, BoxFuture};
 use crate::throttle::Throttle;
@@ -196,7 +197,10 @@ where
         }
     };
     let receiver = session.follower().map_or("(unknown)", |node| node.node_id.as_str());
-    tracing::info!(node = %name.node_id, peer, receiver, sent_bytes, reason = %end, "transfer ended");
+    let reason = end.reason();
+    tracing::info!(
+        node = %name.node_id, peer, receiver, sent_bytes, reason, error = %end, "transfer ended"
+    );
     // With its room, or its place among the transfers.
     connection.finish().await;
     drop((arrival, permit));
@@ -295,8 +299,14 @@ impl<D: Dial> Fetching<D> {
                 if progress {
                     progressed = Instant::now();
                 }
+                metrics::bootstrap_transfer_ended(&end);
+                let (node, reason) = (&self.name.node_id, end.reason());
                 match end {
-                    FetchEnd::Complete => return Ok(()),
+                    FetchEnd::Complete => {
+                        tracing::info!(%node, upstream = %address, reason, "snapshot fetched");
+                        return Ok(());
+                    }
+                    FetchEnd::GivenUp(_) => return Err(LEAVING.to_owned()),
                     FetchEnd::Busy { retry_after_ms, .. } => {
                         again = true;
                         wait = wait.max(Duration::from_millis(retry_after_ms)).min(BUSY_MAX);
@@ -304,7 +314,7 @@ impl<D: Dial> Fetching<D> {
                     _ => {}
                 }
                 tracing::warn!(
-                    node = %self.name.node_id, upstream = %address, reason = %end,
+                    %node, upstream = %address, reason, error = %end,
                     "no snapshot from this upstream yet"
                 );
                 last = format!("{address}: {end}");
@@ -383,7 +393,6 @@ impl<D: Dial> Fetching<D> {
                             .map_err(|e| e.to_string())?;
                         session.not_reading(clock.now());
                     }
-                    FetchAction::Close(FetchEnd::GivenUp(_)) => return Err(LEAVING.to_owned()),
                     FetchAction::Close(end) => {
                         return Ok(Tried { end, progress: shown.new_bytes > 0 });
                     }
