@@ -247,10 +247,9 @@ impl SnapshotStore for Snapshots {
         }
     }
 
-    fn install(&self) -> BoxFuture<'static, Result<(), String>> {
-        let finished = self.finish();
-        Box::pin(async move {
-            let (file, building) = finished.map_err(|e| e.to_string())?;
+    fn install(&self) -> Result<BoxFuture<'static, Result<(), String>>, ReadFailure> {
+        let (file, building) = self.finish()?;
+        Ok(Box::pin(async move {
             match building.await {
                 Ok(Ok(())) => {
                     // What it became is on disk; others are served from the file.
@@ -263,13 +262,14 @@ impl SnapshotStore for Snapshots {
                 }
                 Ok(Err(NotInstalled { why, is_bad })) => {
                     if is_bad {
-                        let _ = std::fs::remove_file(file.path());
+                        let remove = move || std::fs::remove_file(file.path());
+                        let _ = tokio::task::spawn_blocking(remove).await;
                     }
                     Err(why)
                 }
                 Err(_) => Err(NotStarted::Leaving.to_string()),
             }
-        })
+        }))
     }
 
     fn find(&self, at_least: Index) -> Result<Box<dyn ServedSnapshot>, NotNow> {

@@ -57,8 +57,8 @@ pub trait SnapshotStore: Send + Sync + 'static {
     fn block(&self, number: u32, bytes: Bytes) -> Result<(), ReadFailure>;
     /// Nothing comes for now: what has come stays, and nothing waits for more.
     fn give_up(&self);
-    /// Every block is here: makes it what this node serves.
-    fn install(&self) -> BoxFuture<'static, Result<(), String>>;
+    /// Every block is here: has it made what this node serves, which takes its time.
+    fn install(&self) -> Result<BoxFuture<'static, Result<(), String>>, ReadFailure>;
     /// The one for others; none that ends before `at_least`.
     fn find(&self, at_least: Index) -> Result<Box<dyn ServedSnapshot>, NotNow>;
 }
@@ -253,7 +253,11 @@ impl<D: Dial> Fetching<D> {
                     "restoring".clone_into(&mut status.state);
                 }
             });
-            let installed = self.snapshots.install().await;
+            let snapshots = self.snapshots.clone();
+            let installed = match blocking(move || snapshots.install()).await {
+                Ok(installing) => installing.await,
+                Err(e) => Err(e.to_string()),
+            };
             self.status.send_replace(None);
             return installed;
         }
