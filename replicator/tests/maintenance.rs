@@ -4,12 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use quicksilver::build::snapshot::{self, SnapshotFile};
+use quicksilver::build::snapshot::{self, Receiving, SnapshotFile};
 use quicksilver::environment::{Environment, live_generation};
 use quicksilver::{Reader, verify};
 use quicksilver_format::{Batch, BatchBuilder, DbId, Entry, HistoryId, Index, Position};
@@ -394,6 +394,46 @@ fn the_end_comes_at_once_and_leaves_nothing() {
     // At its rate it would take a minute.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(names(&dir), ["gen-000001"]);
+}
+
+/// Story: a compaction takes its time, and a node that cannot follow begins fetch after fetch, each of
+/// which breaks off. What was given up does not wait for the compaction's end; what was not does.
+#[test]
+fn a_bootstrap_that_is_given_up_waits_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = Settings { copy_bytes_per_second: 1 << 20, ..Settings::default() };
+    let mut node = Node::start(dir.path(), slow, Retention::UNLIMITED);
+    node.write(&[(b"a".to_vec(), Some(b"1".to_vec()))]);
+    node.settle();
+    let job = node.begin(JobKind::Snapshot).unwrap();
+    let name = node.outcome(JobKind::Snapshot, job).snapshot.unwrap();
+    let snapshot = SnapshotFile::open(&snapshot::directory_of(dir.path()).join(name)).unwrap();
+    let pairs: Vec<_> = (0..30_000).map(|n| (key(n), Some(noise(n.into(), 800)))).collect();
+    pairs.chunks(1000).for_each(|pairs| {
+        node.write(pairs);
+    });
+    node.settle();
+    let compaction = node.begin(JobKind::Compaction).unwrap();
+
+    let fetched = tempfile::tempdir().unwrap();
+    let mut receiving = Receiving::begin(fetched.path(), &snapshot.manifest().encode()).unwrap();
+    // Each is given up when the next one begins.
+    let mut asked: Vec<_> = (0..3)
+        .map(|_| {
+            let (tell, told) = channel();
+            let tell = Asker::new(move |answer| tell.send(answer).unwrap());
+            node.maintenance.bootstrap(Box::new(receiving.incoming().unwrap()), tell);
+            told
+        })
+        .collect();
+    let wanted = asked.pop().unwrap();
+    for given_up in asked {
+        assert_eq!(given_up.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+    }
+    let running = node.maintenance.status().running.unwrap();
+    assert_eq!((running.job, running.kind), (compaction, JobKind::Compaction));
+    assert_eq!(wanted.try_recv(), Err(TryRecvError::Empty), "nobody gave it up");
+    node.stop();
 }
 
 /// Story: a file is large and mostly free; nobody asks, and it is compacted. What crashes have left is

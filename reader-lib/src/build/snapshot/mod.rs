@@ -154,6 +154,8 @@ pub trait Blocks {
     /// Block `n` as it came, if it is still in memory: it was compared with the manifest there, and
     /// need neither be read from the file nor be compared again. Once.
     fn held(&self, n: usize) -> Option<Bytes>;
+    /// Whether nothing of it is to be used any more.
+    fn is_given_up(&self) -> bool;
 }
 
 /// Whether a block is here.
@@ -178,6 +180,10 @@ impl Blocks for SnapshotFile {
 
     fn held(&self, _: usize) -> Option<Bytes> {
         None
+    }
+
+    fn is_given_up(&self) -> bool {
+        false
     }
 }
 

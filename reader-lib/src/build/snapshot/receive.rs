@@ -272,6 +272,10 @@ impl Blocks for Incoming {
     fn held(&self, n: usize) -> Option<Bytes> {
         self.arrivals.lock().let_go_of(n)
     }
+
+    fn is_given_up(&self) -> bool {
+        self.arrivals.lock().ended
+    }
 }
 
 /// What of a snapshot has arrived, for those on another thread who wait for it.

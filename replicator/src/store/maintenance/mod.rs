@@ -192,7 +192,7 @@ impl Maintenance {
 
     /// Makes the next generation of a snapshot, of which some may still be on its way, as soon as
     /// nothing else runs, and has the writer go on in it. Whoever asks is told at the end, or dropped
-    /// when the process leaves.
+    /// when the snapshot was given up before its turn came, or the process leaves.
     pub fn bootstrap(&self, blocks: Box<dyn Blocks + Send>, asker: Asker<BootstrapAnswer>) {
         // One that has ended drops it.
         let _ = self.requests.send(Request::Do(Wish::Bootstrap(Bootstrap { blocks, asker })));
@@ -400,7 +400,16 @@ impl Worker {
 impl Desk {
     /// The next job that is asked for, if one is within this time.
     fn next(&mut self, wait: Duration) -> Option<Wish> {
+        self.forget_what_was_given_up();
         self.waiting.pop_front().or_else(|| self.receive(wait))
+    }
+
+    /// A job may take hours, and each of them holds a file and its manifest.
+    fn forget_what_was_given_up(&mut self) {
+        self.waiting.retain(|wish| match wish {
+            Wish::Start(..) => true,
+            Wish::Bootstrap(bootstrap) => !bootstrap.blocks.is_given_up(),
+        });
     }
 
     fn receive(&mut self, wait: Duration) -> Option<Wish> {
@@ -444,6 +453,7 @@ impl Desk {
                 Some(Wish::Start(_, asker)) => asker.tell(Err(NotStarted::Busy { job, kind })),
                 None => {}
             }
+            self.forget_what_was_given_up();
             if self.ending || makes_way && !self.waiting.is_empty() {
                 return false;
             }
