@@ -446,7 +446,7 @@ where
         {
             metrics::upstream_ended(&end.cause);
             tracing::error!(
-                %node, upstream = %address, reason = %end,
+                %node, upstream = %address, reason = end.cause.reason(), error = %end,
                 "another upstream differs from this node, which stays with its own"
             );
             self.context.status.send_modify(|status| status.last_error = Some(end.to_string()));
