@@ -12,8 +12,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quicksilver::Reader;
 use quicksilver::environment::Environment;
+use quicksilver_format::cell::Body;
 use quicksilver_format::{
-    Batch, ControlRecord, DbId, Heartbeat, HistoryId, Index, NEWEST_FORMAT_VERSION,
+    Batch, BatchBuilder, ControlRecord, DbId, Entry, Heartbeat, HistoryId, Index,
+    NEWEST_FORMAT_VERSION,
 };
 use quicksilver_replicator::net::node::WritePath;
 use quicksilver_replicator::root::finalize::{Alone, FinalizeError};
@@ -272,6 +274,68 @@ fn what_can_never_fit_is_refused_at_the_door() {
     let refused = root.submit((0..100_001).map(|_| get("k")).collect()).unwrap_err();
     assert!(matches!(refused, WriteError::TooLarge { .. }), "{refused}");
     root.submit(vec![set("k", "v")]).unwrap();
+}
+
+/// A database whose keys `a`, `b` and `c` seem to have values of 40,000 chunks each, so that these
+/// need not be written: their cells say so.
+fn with_long_values(dir: &Path) {
+    let db_id = DbId::from_bytes([7; 16]);
+    let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+    let mut store = Store::open(dir, db_id, HistoryId::random(), sizes).unwrap();
+    let mut builder = BatchBuilder::new(store.end());
+    for key in ["a", "b", "c"] {
+        builder.push(Entry::set(key.as_bytes(), &[b'v'; 60_000]));
+    }
+    store.apply(&[builder.seal(1).unwrap()]).unwrap();
+    let environment = store.environment();
+    let mut txn = environment.env.write().unwrap();
+    for key in ["a", "b", "c"] {
+        let mut cell = environment.cell(&txn, key.as_bytes()).unwrap().unwrap();
+        cell.body = Body::Chunked { value_bytes: 60_000, chunks: 40_000 };
+        let mut stored = Vec::new();
+        cell.encode(&mut stored);
+        txn.put(environment.data, key.as_bytes(), &stored).unwrap();
+    }
+    txn.commit().unwrap();
+}
+
+/// Story: three clients delete or overwrite long values in one window. A DEL is a few bytes, but
+/// every chunk of every value has to go, on every node, in the commit that has the batch.
+#[test]
+fn a_batch_frees_so_much_and_leaves_the_rest_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    with_long_values(dir.path());
+    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    root.submit(vec![set("d", "1")]).unwrap();
+    let promises: Vec<_> = [vec![del("a")], vec![set("d", "2"), set("b", "short")], vec![del("c")]]
+        .into_iter()
+        .map(|ops| root.runtime.block_on(root.queue.submit(Transaction { ops })).unwrap())
+        .collect();
+    root.queue.order(Order::Hurry);
+    let answers = promises.into_iter().map(|promise| root.runtime.block_on(promise).unwrap());
+    assert_eq!(answers.map(|answer| answer.index.get()).collect::<Vec<_>>(), [5, 7, 8]);
+    let entries: Vec<_> = root.batches().iter().map(Batch::len).collect();
+    assert_eq!(entries, [1, 3, 1], "a, d and b are one batch, c the next");
+}
+
+#[test]
+fn a_transaction_that_frees_too_much_is_refused_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    with_long_values(dir.path());
+    let root = root(dir.path());
+    let refused = root.submit(vec![set("d", "1"), del("a"), set("b", "1"), del("c")]).unwrap_err();
+    let expected = WriteError::FreesTooMuch { changes: 4, freed_chunks: 120_000, max: 100_000 };
+    assert_eq!(refused, expected);
+    assert!(refused.to_string().contains("split it"), "{refused}");
+    let length = |key: &str| TxOp::Length { key: b(key) };
+    let answer = root.submit(vec![length("a"), length("b"), length("c"), get("d")]).unwrap();
+    let [a, d] = [OpAnswer::Length(Some(60_000)), OpAnswer::Value(None)];
+    assert_eq!(answer.ops, [a.clone(), a.clone(), a, d], "nothing of it was stored");
+    // What is stored goes once, however often the key changes; and what changes nothing frees nothing.
+    let twice = vec![set("a", "1"), set("a", "2"), del("a"), set_when("c", "1", SetWhen::Absent)];
+    assert_eq!(root.submit(twice).unwrap().index, Index::new(6));
+    root.submit(vec![del("b"), del("c")]).unwrap();
+    assert!(root.reader.snapshot().unwrap().is_empty());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use quicksilver::environment::Environment;
 use quicksilver::log::{self, HashAt};
 use quicksilver::verify;
 use quicksilver_format::batch::BatchHeader;
+use quicksilver_format::cell::Body;
 use quicksilver_format::layout::Generation;
 use quicksilver_format::meta::Format;
 use quicksilver_format::{
@@ -386,6 +387,49 @@ fn a_full_map_refuses_the_batch_and_the_store_goes_on() {
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
 }
 
+/// Gives keys that have a long value one of 40,000 chunks, which need not be written: their cells say
+/// so.
+fn make_very_long(store: &Store, keys: &[&str]) {
+    let environment = store.environment();
+    let mut txn = environment.env.write().unwrap();
+    for key in keys {
+        let mut cell = environment.cell(&txn, key.as_bytes()).unwrap().unwrap();
+        cell.body = Body::Chunked { value_bytes: cell.value_bytes(), chunks: 40_000 };
+        let mut stored = Vec::new();
+        cell.encode(&mut stored);
+        txn.put(environment.data, key.as_bytes(), &stored).unwrap();
+    }
+    txn.commit().unwrap();
+}
+
+/// Story: many batches came at once, and the first of them delete long values. A commit takes only so
+/// many that it does not free too much, and the next ones do not try with all of the rest again.
+#[test]
+fn a_commit_frees_so_much_and_leaves_the_rest_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let keys = ["a", "b", "c", "d"];
+    let long = |key: &&str| set(key, &"v".repeat(50_000));
+    store.apply(&[seal(store.end(), &keys.iter().map(long).collect::<Vec<_>>())]).unwrap();
+    make_very_long(&store, &keys);
+    let mut end = store.end();
+    let mut batches = Vec::new();
+    for key in keys.into_iter().chain(["e"; 8]) {
+        let change = if key == "e" { set("e", &end.to_string()) } else { (key.into(), None) };
+        batches.push(seal(end, &[change]));
+        end = batches[batches.len() - 1].after();
+    }
+    let mut commits = Vec::new();
+    while store.end() != end {
+        let committed = store.apply(&batches).unwrap();
+        assert_eq!(committed.entries, committed.batches as u64);
+        commits.push(committed.batches);
+    }
+    // Of twelve, six and three, one does not free too much; then twice as many after each.
+    assert_eq!(commits, [1, 1, 2, 4, 4]);
+    assert_eq!(store.reader().unwrap().snapshot().unwrap().len(), 1);
+}
+
 /// Whatever is collected, the log is whole batches without a hole, up to its end.
 #[test]
 fn the_log_is_collected_by_bytes_and_by_age_and_never_to_nothing() {
@@ -465,8 +509,17 @@ fn history_is_kept() {
     assert_eq!(open(dir.path()).identity().history, history);
 }
 
+/// Pages that this thread has given to `write` and its like so far: LMDB writes each dirty page once,
+/// when it commits, and some before, when they are too many to hold.
+fn written_pages() -> usize {
+    let counters = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    let bytes: usize =
+        counters.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap();
+    bytes / 4096
+}
+
 /// The largest value that any configuration may allow goes through one transaction, although its
-/// chunks and its log together are about as many pages as LMDB lets a transaction dirty.
+/// chunks and its log together are more dirty pages than LMDB holds: it writes some of them early.
 #[test]
 fn the_largest_value_fits_one_transaction() {
     let dir = tempfile::tempdir().unwrap();
@@ -484,7 +537,10 @@ fn the_largest_value_fits_one_transaction() {
         .collect();
     let batch = seal(store.end(), &[(b"huge".to_vec(), Some(noise.clone()))]);
     let batch = Batch::decode(batch.record().clone(), &BatchLimits::HARD).unwrap();
+    let before = written_pages();
     store.apply(&[batch]).unwrap();
+    let written = written_pages() - before;
+    assert!(written > 131_071, "{written} pages are no example");
     assert!(store.reader().unwrap().get(b"huge").unwrap().unwrap() == noise);
     let gone = seal(store.end(), &[(b"huge".to_vec(), None)]);
     store.apply(&[gone]).unwrap();

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quicksilver::Reader;
+use quicksilver_format::cell::Body;
 use quicksilver_format::{
     Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, NEW_DATABASE_FORMAT_VERSION,
     NEWEST_FORMAT_VERSION, Position,
@@ -78,7 +79,10 @@ struct Writer {
 impl Writer {
     /// Starts the thread after `first` was sent, so that all of it has arrived at once.
     fn start(map_bytes: usize, first: Vec<Command>) -> Writer {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), map_bytes, first)
+    }
+
+    fn start_in(dir: tempfile::TempDir, map_bytes: usize, first: Vec<Command>) -> Writer {
         let sizes = Sizes { map_bytes, max_readers: 126 };
         let store = Store::open(dir.path(), db_id(), HistoryId::NONE, sizes).unwrap();
         let (reader, genesis) = (store.reader().unwrap(), store.end());
@@ -149,6 +153,50 @@ fn what_has_arrived_is_one_commit_and_heartbeats_count_after_it() {
     let history = HistoryId::random();
     writer.send(Command::AdoptHistory(history));
     assert_eq!(writer.next(), Seen::History(history));
+    writer.stop();
+}
+
+/// Story: a relay that was away gets batch after batch in which long values are deleted. Each alone is
+/// a commit that takes its time; together they would take so long that the process seems to hang.
+#[test]
+fn commits_grow_only_until_they_free_too_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
+    let mut store = Store::open(dir.path(), db_id(), HistoryId::NONE, sizes).unwrap();
+    let keys = ["a", "b", "c", "d"];
+    for key in keys {
+        store.apply(&[batch(store.end(), key, &[b'v'; 60_000])]).unwrap();
+    }
+    // As if each had 40,000 chunks.
+    let environment = store.environment();
+    let mut txn = environment.env.write().unwrap();
+    for key in keys {
+        let mut cell = environment.cell(&txn, key.as_bytes()).unwrap().unwrap();
+        cell.body = Body::Chunked { value_bytes: 60_000, chunks: 40_000 };
+        let mut stored = Vec::new();
+        cell.encode(&mut stored);
+        txn.put(environment.data, key.as_bytes(), &stored).unwrap();
+    }
+    txn.commit().unwrap();
+    let mut end = store.end();
+    let mut commands: Vec<Command> = keys
+        .iter()
+        .map(|key| {
+            let mut builder = BatchBuilder::new(end);
+            builder.push(Entry::del(key.as_bytes()));
+            let batch = builder.seal(1).unwrap();
+            end = batch.after();
+            Command::Apply(batch)
+        })
+        .collect();
+    drop(store);
+    let beat = Heartbeat { root_clock_us: 5, after: Index::new(8) };
+    commands.push(Command::Heartbeat(beat));
+    let writer = Writer::start_in(dir, 1 << 30, commands);
+    assert_eq!(writer.next(), Seen::Committed { end: Index::new(6), batches: 2 });
+    assert_eq!(writer.next(), Seen::Committed { end: Index::new(8), batches: 2 });
+    assert_eq!(writer.next(), Seen::Heartbeat(beat));
+    assert!(writer.reader.snapshot().unwrap().is_empty());
     writer.stop();
 }
 

@@ -87,6 +87,14 @@ impl<'a> Cell<'a> {
         }
     }
 
+    /// How many chunks the value has.
+    pub fn chunks(&self) -> u32 {
+        match self.body {
+            Body::Inline(_) => 0,
+            Body::Chunked { chunks, .. } => chunks,
+        }
+    }
+
     /// What this cell adds to the state digest.
     pub fn digest_term(&self, key: &[u8]) -> StateDigest {
         StateDigest::term(key, self.write_index, self.value_bytes(), self.crc)
@@ -223,6 +231,7 @@ mod tests {
 
         let chunked =
             Cell { body: Body::Chunked { value_bytes: 9000, chunks: 3 }, crc: 1, ..inline };
+        assert_eq!((inline.chunks(), chunked.chunks()), (0, 3));
         out.clear();
         chunked.encode(&mut out);
         assert_eq!(out, b"\x11\x17\0\0\0\0\0\0\0\x01\0\0\0\x28\x23\0\0\x03\0\0\0");

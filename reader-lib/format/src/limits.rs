@@ -8,9 +8,14 @@ pub const KEY_MAX_BYTES: usize = 511;
 pub const VALUE_HARD_MAX_BYTES: usize = 256 << 20;
 /// Longest value unless the configuration says otherwise.
 pub const VALUE_DEFAULT_MAX_BYTES: usize = 16 << 20;
-/// Most entries in one batch. Every random key dirties a leaf page of its own, and an LMDB write
-/// transaction holds at most 131,071 dirty pages.
+/// Most entries in one batch, together with the chunks of the values that they replace or remove.
+/// Every random key dirties a leaf page of its own, every freed chunk is a page to be read, and every
+/// node has to do all of it in one commit.
 pub const BATCH_MAX_ENTRIES: usize = 100_000;
+const _: () = assert!(
+    crate::chunk::count(VALUE_HARD_MAX_BYTES, 4096) < BATCH_MAX_ENTRIES,
+    "the longest value can be removed"
+);
 /// Most bytes of canonical entries in one batch that any configuration may allow: the largest
 /// value, its key and its framing fit, with room to spare.
 pub const BATCH_HARD_MAX_BYTES: usize = VALUE_HARD_MAX_BYTES + (1 << 20);

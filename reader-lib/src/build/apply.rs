@@ -11,6 +11,7 @@ use std::cmp::Ordering;
 
 use quicksilver_format::cell::Body;
 use quicksilver_format::layout::BUCKET_DATA;
+use quicksilver_format::limits::BATCH_MAX_ENTRIES;
 use quicksilver_format::meta::{Applied, LogState};
 use quicksilver_format::{Batch, Cell, Index, Op, Position, StateDigest, chunk};
 use quicksilver_lmdb::{Bucket, LmdbError, Transaction, WriteTxn};
@@ -85,34 +86,109 @@ struct LongValue<'b> {
     value: &'b [u8],
 }
 
-/// An LMDB write transaction holds at most 131,071 dirty pages; commits stay well below.
-pub const DIRTY_PAGES_PER_COMMIT: usize = 100_000;
+/// What cells that were written say of chunks.
+#[derive(Default)]
+struct LongValues<'b> {
+    /// Of values that are gone: the write index, and how many chunks.
+    dead: Vec<(Index, u32)>,
+    new: Vec<LongValue<'b>>,
+}
 
-/// Pages that a commit of `entries` with `payload_bytes` may dirty, at most: every random key dirties
-/// a leaf of its own, but there are only so many leaves.
-pub fn dirty_pages(environment: &Environment, entries: usize, payload_bytes: usize) -> usize {
-    let leaves = environment
-        .env
-        .read()
-        .and_then(|txn| txn.stat(environment.data))
-        .map_or(usize::MAX, |stat| usize::try_from(stat.leaf_pages).unwrap_or(usize::MAX));
+impl LongValues<'_> {
+    fn freed_chunks(&self) -> usize {
+        self.dead.iter().map(|(_, chunks)| *chunks as usize).sum()
+    }
+}
+
+/// Pages that a commit of several batches may dirty, as [`dirty_pages`] counts them.
+///
+/// LMDB holds 131,071 dirty pages of a transaction in memory. When it needs room for more, it writes
+/// an eighth of them to the file early, where nobody looks before the commit (`mdb_page_spill`, with
+/// which every put and every deletion begins). So a larger commit succeeds, as that of a single batch
+/// may have to; but it writes pages twice, and LMDB 0.9.24 leaks a MiB with it.
+const PAGES_PER_COMMIT: usize = 100_000;
+/// Chunks that a commit of several batches may free: as many as that of a single one.
+const FREED_CHUNKS_PER_COMMIT: usize = BATCH_MAX_ENTRIES;
+
+/// Pages that a commit of `entries` with `payload_bytes` dirties, beside the leaves of the chunks that
+/// it frees, one for each at most: every random key dirties a leaf of its own, but there are only so
+/// many leaves.
+///
+/// That is the usual case. Where each of these leaves is full and splits, or falls below a quarter and
+/// takes its neighbour along (`mdb_rebalance`), it is twice as many.
+fn dirty_pages(
+    environment: &Environment,
+    data_leaves: usize,
+    entries: usize,
+    payload_bytes: usize,
+) -> usize {
     // Cells or chunks once, the log once, and as much again for pages that are half full.
     let new_pages = 4 * payload_bytes / environment.page_bytes;
-    entries.min(leaves).saturating_add(new_pages)
+    entries.min(data_leaves).saturating_add(new_pages)
 }
 
-/// How many of the batches fit one commit; at least one.
-pub fn one_commit(environment: &Environment, batches: &[Batch]) -> usize {
+fn leaves(environment: &Environment, bucket: Bucket) -> Result<usize, LmdbError> {
+    let stat = environment.env.read()?.stat(bucket)?;
+    Ok(usize::try_from(stat.leaf_pages).unwrap_or(usize::MAX))
+}
+
+/// How many of the batches fit one commit by what they carry; at least one.
+pub fn one_commit<'b>(
+    environment: &Environment,
+    batches: impl IntoIterator<Item = &'b Batch>,
+) -> usize {
+    // Whoever cannot look counts every key.
+    let data_leaves = leaves(environment, environment.data).unwrap_or(usize::MAX);
     let (mut entries, mut payload_bytes) = (0, 0);
-    let fit = batches.iter().take_while(|batch| {
+    let mut n = 0;
+    for batch in batches {
         entries += batch.len();
         payload_bytes += batch.payload_bytes();
-        dirty_pages(environment, entries, payload_bytes) <= DIRTY_PAGES_PER_COMMIT
-    });
-    fit.count().max(1).min(batches.len())
+        let pages = dirty_pages(environment, data_leaves, entries, payload_bytes);
+        if n > 0 && pages > PAGES_PER_COMMIT {
+            break;
+        }
+        n += 1;
+    }
+    n
 }
 
-/// Writes `batches`, which must follow `state` and each other, into `txn`, and returns the
+/// What [`write()`] leaves to be committed.
+#[derive(Debug)]
+pub struct Written<'e> {
+    /// Where it is.
+    pub txn: WriteTxn<'e>,
+    /// The bookkeeping after it, which is for the caller to write.
+    pub state: State,
+    /// How many of the batches are in it.
+    pub batches: usize,
+}
+
+/// Writes `batches`, which are not none, must follow `state` and each other, and fit [`one_commit`],
+/// into a transaction of their own; or only the first of them, if together they free too much.
+///
+/// What they free is known when the old cells were met. To look for those before would make catching
+/// up a half slower, for something that is rare.
+pub fn write<'e>(
+    environment: &'e Environment,
+    before: State,
+    batches: &[Batch],
+) -> Result<Written<'e>> {
+    let mut n = batches.len();
+    loop {
+        let (mut txn, mut state) = (environment.env.write()?, before);
+        let long = write_cells(environment, &mut txn, &mut state, &batches[..n])?;
+        if n > 1 && long.freed_chunks() > FREED_CHUNKS_PER_COMMIT {
+            txn.abort();
+            n /= 2;
+            continue;
+        }
+        write_rest(environment, &mut txn, &mut state, long, &batches[..n])?;
+        return Ok(Written { txn, state, batches: n });
+    }
+}
+
+/// Writes all of `batches`, which must follow `state` and each other, into `txn`, and returns the
 /// bookkeeping after them, which is for the caller to write.
 pub fn apply(
     environment: &Environment,
@@ -120,9 +196,20 @@ pub fn apply(
     mut state: State,
     batches: &[Batch],
 ) -> Result<State> {
-    let mut dead_chunks = Vec::new();
-    let mut long_values = Vec::new();
+    let long = write_cells(environment, txn, &mut state, batches)?;
+    write_rest(environment, txn, &mut state, long, batches)?;
+    Ok(state)
+}
+
+/// The cells, with their part of the bookkeeping. Chunks are left for [`write_rest`].
+fn write_cells<'b>(
+    environment: &Environment,
+    txn: &mut WriteTxn<'_>,
+    state: &mut State,
+    batches: &'b [Batch],
+) -> Result<LongValues<'b>> {
     let applied = &mut state.applied;
+    let mut long = LongValues::default();
     let mut buffer = Vec::new();
     let mut cursor = txn.write_cursor(environment.data)?;
     let last_key = cursor.last()?.map(|(key, _)| key.to_vec());
@@ -160,7 +247,7 @@ pub fn apply(
                 Error::corrupt(BUCKET_DATA, change.key, problem)
             })?;
             if let Body::Chunked { chunks, .. } = old.body {
-                dead_chunks.push((old.write_index, chunks));
+                long.dead.push((old.write_index, chunks));
             }
         }
         if existed && new.is_some() {
@@ -173,13 +260,23 @@ pub fn apply(
             applied.keys += 1;
             applied.bytes += (change.key.len() + value.len()) as u64;
             if let Body::Chunked { .. } = cell.body {
-                long_values.push(LongValue { write_index: change.write_index, value });
+                long.new.push(LongValue { write_index: change.write_index, value });
             }
         }
     }
-    drop(cursor);
-    remove_chunks(environment, txn, dead_chunks)?;
-    append_chunks(environment, txn, long_values)?;
+    Ok(long)
+}
+
+/// The chunks, and the log.
+fn write_rest(
+    environment: &Environment,
+    txn: &mut WriteTxn<'_>,
+    state: &mut State,
+    long: LongValues<'_>,
+    batches: &[Batch],
+) -> Result<()> {
+    remove_chunks(environment, txn, long.dead)?;
+    append_chunks(environment, txn, long.new)?;
     for batch in batches {
         append_pieces(environment, txn, environment.log, batch.first(), batch.record())?;
         state.log.last = batch.after();
@@ -188,7 +285,7 @@ pub fn apply(
     }
     #[cfg(feature = "next-format")]
     super::next::keep_up(environment, txn)?;
-    Ok(state)
+    Ok(())
 }
 
 /// The last change of each key, in key order.
@@ -264,30 +361,5 @@ fn append_pieces(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Short keys, zeros and keys that differ late: what a prefix could get wrong.
-    #[test]
-    fn changes_are_in_the_order_of_their_keys() {
-        let keys: [&[u8]; 9] = [
-            b"a",
-            b"a\0",
-            b"a\0\0\0\0\0\0\0",
-            b"a\0\0\0\0\0\0\0\0",
-            b"a\x01",
-            b"abcdefgh",
-            b"abcdefgh\0",
-            b"abcdefgi",
-            b"\xff",
-        ];
-        for (m, one) in keys.iter().enumerate() {
-            for (n, other) in keys.iter().enumerate() {
-                let change = |key, index| Change::new(key, Index::new(index), Op::Del);
-                assert_eq!(change(one, 1).order(&change(other, 1)), m.cmp(&n), "{one:?} {other:?}");
-            }
-        }
-        let (old, new) = (Change::new(b"a", Index::new(1), Op::Del), Index::new(2));
-        assert_eq!(Change::new(b"a", new, Op::Del).order(&old), Ordering::Less);
-    }
-}
+#[path = "apply_tests.rs"]
+mod tests;

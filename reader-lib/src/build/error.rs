@@ -42,8 +42,8 @@ pub enum BuildError {
     },
     /// More than one batch may hold.
     #[error(
-        "one batch holds at most {BATCH_MAX_ENTRIES} entries and {BATCH_HARD_MAX_BYTES} bytes; \
-         make several"
+        "one batch holds at most {BATCH_MAX_ENTRIES} entries, together with the chunks that they \
+         free, and {BATCH_HARD_MAX_BYTES} bytes; make several"
     )]
     BatchTooLarge,
     /// The generation would take readers back in time.

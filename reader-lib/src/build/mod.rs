@@ -439,10 +439,13 @@ pub fn append<'a>(
     let mut txn = environment.env.write()?;
     let before = State::read(environment, &txn)?;
     let mut builder = BatchBuilder::new(before.log.last);
+    let mut freed_chunks = 0;
     for entry in changes {
         check_entry(&entry)?;
+        let old = environment.cell(&txn, entry.key)?;
+        freed_chunks += old.map_or(0, |cell| cell.chunks() as usize);
         let bytes = builder.payload_bytes() + entry.encoded_bytes();
-        if builder.len() == BATCH_MAX_ENTRIES || bytes > BATCH_HARD_MAX_BYTES {
+        if builder.len() + freed_chunks >= BATCH_MAX_ENTRIES || bytes > BATCH_HARD_MAX_BYTES {
             return Err(BuildError::BatchTooLarge);
         }
         builder.push(entry);

@@ -16,6 +16,7 @@ use quicksilver_format::layout::Generation;
 use quicksilver_format::meta::{Applied, Identity};
 use quicksilver_lmdb::WriteTxn;
 
+use super::apply::Written;
 use super::walk::{Part, Sink, Walk};
 use super::{BuildError, Builder, Built, Options, Result, State, Unfinished, apply, directory};
 use crate::environment::Environment;
@@ -97,8 +98,7 @@ impl Rebuilt {
             return Err(BuildError::Collected { path, expected: after.next(), found });
         }
         let batches = &batches[..apply::one_commit(&self.target, &batches)];
-        let mut txn = self.target.env.write()?;
-        let state = apply::apply(&self.target, &mut txn, self.state, batches)?;
+        let Written { mut txn, state, .. } = apply::write(&self.target, self.state, batches)?;
         state.write(self.target.meta, &mut txn)?;
         txn.commit()?;
         self.target.env.sync()?;

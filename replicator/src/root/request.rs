@@ -111,6 +111,19 @@ pub enum WriteError {
         /// Most bytes.
         max_bytes: usize,
     },
+    /// What the transaction replaces or removes is too much for a batch; nothing of it was stored.
+    #[error(
+        "transaction of {changes} changes that replaces or deletes long values of {freed_chunks} \
+         chunks: a batch holds at most {max} of both together; split it"
+    )]
+    FreesTooMuch {
+        /// Entries it would take.
+        changes: usize,
+        /// Chunks of the values that are stored under its keys.
+        freed_chunks: usize,
+        /// Most of both together.
+        max: usize,
+    },
     /// What the transaction reads is too much to answer at once; nothing of it was stored.
     #[error("the transaction reads more than {max_bytes} bytes; read fewer keys at a time")]
     AnswerTooLarge {

@@ -4,8 +4,11 @@
 //! changes anything at all (what changes nothing takes no index), and which index the rest get.
 //! The result is a sealed batch that every node applies without deciding anything again.
 //!
-//! Invariant: a decision rests on the state that everything final has led to, plus what was
-//! decided before it for the same batch, and on nothing else.
+//! Invariants:
+//! * A decision rests on the state that everything final has led to, plus what was decided before it
+//!   for the same batch, and on nothing else.
+//! * A batch is bounded in what it writes and in what it frees ([`BATCH_MAX_ENTRIES`]): every node
+//!   has to apply it whole, in one commit.
 
 use std::collections::HashMap;
 
@@ -24,6 +27,8 @@ pub struct Sealer<'e> {
     txn: ReadTxn<'e>,
     builder: BatchBuilder,
     max_bytes: usize,
+    /// Chunks of stored values that the batch so far replaces or removes.
+    freed_chunks: usize,
     /// What the batch so far makes of keys: their new value, or `None` for removed.
     changed: HashMap<Bytes, Option<Bytes>>,
     /// Bytes of values in the answers so far, which are kept until the batch is final.
@@ -45,26 +50,38 @@ impl<'e> Sealer<'e> {
             txn,
             builder: BatchBuilder::new(end),
             max_bytes,
+            freed_chunks: 0,
             changed: HashMap::new(),
             answer_bytes: 0,
         })
     }
 
-    /// Whether the transaction still fits: a transaction never spans two batches.
-    pub fn has_room_for(&self, transaction: &Transaction, bytes: usize) -> bool {
-        if self.answer_bytes > self.max_bytes {
-            return false;
+    /// Decides a transaction of so many bytes, or leaves it to the next batch (`None`): it never spans
+    /// two. On an error nothing of it is in the batch.
+    pub fn decide(
+        &mut self,
+        transaction: &Transaction,
+        bytes: usize,
+    ) -> Option<Result<Answer, WriteError>> {
+        if !self.has_room_for(transaction, bytes) {
+            return None;
         }
-        self.builder.is_empty()
-            || (self.builder.len() + transaction.ops.len() <= BATCH_MAX_ENTRIES
-                && self.builder.payload_bytes() + bytes <= self.max_bytes)
-    }
-
-    /// Decides a transaction. On an error nothing of it is in the batch.
-    pub fn decide(&mut self, transaction: &Transaction) -> Result<Answer, WriteError> {
         // A read can fail on damaged data, so what the transaction reads is read before anything
         // of it enters the batch.
-        let plan = self.plan(transaction)?;
+        let plan = match self.plan(transaction) {
+            Ok(plan) => plan,
+            Err(error) => return Some(Err(error)),
+        };
+        let changes = plan.iter().filter(|decision| decision.changes).count();
+        let freed_chunks = plan.iter().map(|decision| decision.freed_chunks).sum::<usize>();
+        let max = BATCH_MAX_ENTRIES;
+        if changes + freed_chunks > max {
+            return Some(Err(WriteError::FreesTooMuch { changes, freed_chunks, max }));
+        }
+        if self.builder.len() + self.freed_chunks + changes + freed_chunks > max {
+            return None;
+        }
+        self.freed_chunks += freed_chunks;
         self.answer_bytes += plan.iter().map(Decision::answer_bytes).sum::<usize>();
         let mut answers = Vec::with_capacity(plan.len());
         for (op, decision) in transaction.ops.iter().zip(plan) {
@@ -73,7 +90,17 @@ impl<'e> Sealer<'e> {
             }
             answers.push(decision.answer);
         }
-        Ok(Answer { ops: answers, index: self.end() })
+        Some(Ok(Answer { ops: answers, index: self.end() }))
+    }
+
+    /// Whether the transaction still fits by what it carries.
+    fn has_room_for(&self, transaction: &Transaction, bytes: usize) -> bool {
+        if self.answer_bytes > self.max_bytes {
+            return false;
+        }
+        self.builder.is_empty()
+            || (self.builder.len() + transaction.ops.len() <= BATCH_MAX_ENTRIES
+                && self.builder.payload_bytes() + bytes <= self.max_bytes)
     }
 
     /// Where the log will end when the batch is final.
@@ -120,11 +147,18 @@ struct Decision {
     answer: OpAnswer,
     /// Whether the step takes an index.
     changes: bool,
+    /// Chunks of the stored value that it replaces or removes.
+    freed_chunks: usize,
 }
 
 impl Decision {
     fn answer(answer: OpAnswer) -> Self {
-        Decision { answer, changes: false }
+        Decision { answer, changes: false, freed_chunks: 0 }
+    }
+
+    /// Of a step that takes an index if it `changes` what was there `before`.
+    fn change(answer: OpAnswer, changes: bool, before: Before) -> Self {
+        Decision { answer, changes, freed_chunks: if changes { before.stored_chunks } else { 0 } }
     }
 
     fn answer_bytes(&self) -> usize {
@@ -132,6 +166,25 @@ impl Decision {
             OpAnswer::Value(Some(value)) => value.len(),
             _ => 0,
         }
+    }
+}
+
+/// What a step finds under its key.
+#[derive(Clone, Copy)]
+struct Before {
+    /// The length of the value, if there is one.
+    value_bytes: Option<u64>,
+    /// How many chunks it has on the disk. What this batch has made of the key is not there yet, and
+    /// what it replaced was counted.
+    stored_chunks: usize,
+}
+
+impl Before {
+    /// As if there were nothing.
+    const NOTHING: Before = Before { value_bytes: None, stored_chunks: 0 };
+
+    fn exists(self) -> bool {
+        self.value_bytes.is_some()
     }
 }
 
@@ -145,28 +198,35 @@ impl<'t> View<'_, '_, 't> {
     fn decide(&mut self, op: &'t TxOp) -> quicksilver::Result<Decision> {
         Ok(match op {
             TxOp::Get { key } => Decision::answer(OpAnswer::Value(self.value(key)?)),
-            TxOp::Length { key } => Decision::answer(OpAnswer::Length(self.length(key)?)),
+            TxOp::Length { key } => {
+                Decision::answer(OpAnswer::Length(self.before(key)?.value_bytes))
+            }
             TxOp::Del { key } => {
-                let found = self.length(key)?.is_some();
+                let before = self.before(key)?;
+                let found = before.exists();
                 if found {
                     self.own.insert(key, None);
                 }
-                Decision { answer: OpAnswer::Deleted(found), changes: found }
+                Decision::change(OpAnswer::Deleted(found), found, before)
             }
             TxOp::Set { key, value, when } => {
+                let before = match self.before(key) {
+                    Err(e) if *when == SetWhen::Always && cures(&e) => Before::NOTHING,
+                    before => before?,
+                };
                 let holds = match when {
                     SetWhen::Always => true,
-                    SetWhen::Absent => self.length(key)?.is_none(),
-                    SetWhen::Present => self.length(key)?.is_some(),
+                    SetWhen::Absent => !before.exists(),
+                    SetWhen::Present => before.exists(),
                 };
                 if !holds {
                     return Ok(Decision::answer(OpAnswer::NotStored));
                 }
-                let changes = !self.equals(key, value)?;
+                let changes = !self.equals(key, value, before)?;
                 if changes {
                     self.own.insert(key, Some(value));
                 }
-                Decision { answer: OpAnswer::Stored, changes }
+                Decision::change(OpAnswer::Stored, changes, before)
             }
         })
     }
@@ -185,34 +245,38 @@ impl<'t> View<'_, '_, 't> {
         Ok(stored.map(|value| value.into_vec().into()))
     }
 
-    fn length(&self, key: &[u8]) -> quicksilver::Result<Option<u64>> {
+    fn before(&self, key: &[u8]) -> quicksilver::Result<Before> {
         if let Some(pending) = self.pending(key) {
-            return Ok(pending.map(|value| value.len() as u64));
+            let value_bytes = pending.map(|value| value.len() as u64);
+            return Ok(Before { value_bytes, ..Before::NOTHING });
         }
         let stored = self.sealer.environment.cell(&self.sealer.txn, key)?;
-        Ok(stored.map(|cell| cell.value_bytes().into()))
+        Ok(stored.map_or(Before::NOTHING, |cell| Before {
+            value_bytes: Some(cell.value_bytes().into()),
+            stored_chunks: cell.chunks() as usize,
+        }))
     }
 
-    fn equals(&self, key: &[u8], value: &[u8]) -> quicksilver::Result<bool> {
+    fn equals(&self, key: &[u8], value: &[u8], before: Before) -> quicksilver::Result<bool> {
+        // Comparing lengths first spares reading most values.
+        if before.value_bytes != Some(value.len() as u64) {
+            return Ok(false);
+        }
         if let Some(pending) = self.pending(key) {
             return Ok(pending.is_some_and(|pending| pending == value));
         }
-        // Comparing lengths first spares reading most values. A stored value that turns out to
-        // be damaged is not equal: the SET that replaces it is the cure.
-        let (environment, txn) = (self.sealer.environment, &self.sealer.txn);
-        let same = || -> quicksilver::Result<bool> {
-            let length = environment.cell(txn, key)?.map(|cell| cell.value_bytes() as usize);
-            if length != Some(value.len()) {
-                return Ok(false);
-            }
-            Ok(environment.value(txn, key)?.is_some_and(|stored| &*stored == value))
-        };
-        match same() {
-            Err(e @ quicksilver::Error::Corrupt { .. }) => {
-                tracing::warn!(error = %e, "a SET replaces a damaged value");
-                Ok(false)
-            }
-            other => other,
+        match self.sealer.environment.value(&self.sealer.txn, key) {
+            Err(e) if cures(&e) => Ok(false),
+            stored => Ok(stored?.is_some_and(|stored| &*stored == value)),
         }
     }
+}
+
+/// A stored value that turns out to be damaged is not equal: the SET that replaces it is the cure.
+fn cures(error: &quicksilver::Error) -> bool {
+    let damaged = matches!(error, quicksilver::Error::Corrupt { .. });
+    if damaged {
+        tracing::warn!(%error, "a SET replaces a damaged value");
+    }
+    damaged
 }

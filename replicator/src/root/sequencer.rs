@@ -326,18 +326,14 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
         let max_bytes = self.settings.max_batch_bytes;
         let mut sealer = Sealer::new(self.finalize.environment(), state.log.last, max_bytes)?;
         let map_is_short = self.map_is_short()?;
-        let fitting =
-            |sealer: &Sealer<'_>, s: &Submission| sealer.has_room_for(&s.transaction, s.bytes);
         let mut decided = Vec::with_capacity(self.waiting.len());
-        for submission in &self.waiting {
-            if !fitting(&sealer, submission) {
-                break;
-            }
-            let refusal = self.refusal(state.applied.bytes, map_is_short, &submission.transaction);
-            decided.push(match refusal {
-                Some(refusal) => Err(refusal),
-                None => sealer.decide(&submission.transaction),
-            });
+        for Submission { transaction, bytes, .. } in &self.waiting {
+            let answer = match self.refusal(state.applied.bytes, map_is_short, transaction) {
+                Some(refusal) => Some(Err(refusal)),
+                None => sealer.decide(transaction, *bytes),
+            };
+            let Some(answer) = answer else { break };
+            decided.push(answer);
         }
         let sealed_at_us = wall_clock_us().max(state.log.sealed_at_us);
         let batch = sealer.seal(sealed_at_us);

@@ -4,30 +4,27 @@
 //! a database uses too; a replicator also collects a slice of its oldest log with every commit
 //! ([`super::gc`]).
 
-use quicksilver::build;
+use quicksilver::build::apply::{Written, write};
 use quicksilver::environment::Environment;
 use quicksilver_format::{Batch, chunk};
-use quicksilver_lmdb::WriteTxn;
 
 pub use quicksilver::build::State;
 
 use super::error::StoreError;
 use super::gc::{self, Keep};
 
-/// Writes `batches`, which must follow `state` and each other, into `txn`, and returns the
+/// Writes `batches`, which must follow `state` and each other, or the first of them, and the
 /// bookkeeping after them.
-pub fn apply(
-    environment: &Environment,
-    txn: &mut WriteTxn<'_>,
+pub fn apply<'e>(
+    environment: &'e Environment,
     state: State,
     batches: &[Batch],
     keep: Keep,
-) -> Result<State, StoreError> {
-    let mut state =
-        build::apply::apply(environment, txn, state, batches).map_err(StoreError::of_write)?;
+) -> Result<Written<'e>, StoreError> {
+    let mut written = write(environment, state, batches).map_err(StoreError::of_write)?;
     let pieces = |batch: &Batch| chunk::count(batch.record().len(), environment.page_bytes);
-    let appended_pieces = batches.iter().map(pieces).sum();
-    gc::collect(environment, txn, &mut state.log, keep, appended_pieces)?;
-    state.write(environment.meta, txn)?;
-    Ok(state)
+    let appended_pieces = batches[..written.batches].iter().map(pieces).sum();
+    gc::collect(environment, &mut written.txn, &mut written.state.log, keep, appended_pieces)?;
+    written.state.write(environment.meta, &mut written.txn)?;
+    Ok(written)
 }

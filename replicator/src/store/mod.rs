@@ -119,6 +119,9 @@ pub struct Store {
     state: State,
     retention: Retention,
     holds: LogHolds,
+    /// Batches that a commit takes at most: so few after one that would have freed too much that the
+    /// next ones are not written in vain, too, and twice as many after each that was committed.
+    at_once: usize,
     page: StatusWriter,
     /// Last: the role is given up after everything else.
     _tenure: Tenure,
@@ -175,6 +178,7 @@ impl Store {
             state,
             retention: Retention::UNLIMITED,
             holds: LogHolds::default(),
+            at_once: usize::MAX,
             page,
             _tenure: tenure,
         };
@@ -226,7 +230,8 @@ impl Store {
         self.state.log.last
     }
 
-    /// Writes batches that continue the log, durably and all at once, and makes them visible.
+    /// Writes batches that continue the log, durably and all at once, and makes them visible. When
+    /// they free too many chunks for one commit, these are only the first of them ([`Committed`]).
     ///
     /// What is already stored is skipped. A batch that does not follow is refused before
     /// anything is written, and the store is as it was.
@@ -242,15 +247,18 @@ impl Store {
             end = batch.after();
         }
         let mut writing = Duration::ZERO;
+        let mut batches = &batches[..batches.len().min(self.at_once)];
         if !batches.is_empty() {
-            let mut txn = self.environment.env.write()?;
             let keep =
                 Keep::now(self.retention, &self.holds, self.environment.env.info()?.map_bytes);
-            let state = apply::apply(&self.environment, &mut txn, self.state, batches, keep)?;
+            let written = apply::apply(&self.environment, self.state, batches, keep)?;
             writing = started.elapsed();
-            txn.commit()?;
-            self.state = state;
+            written.txn.commit()?;
+            self.state = written.state;
             self.publish();
+            let all = written.batches == batches.len();
+            self.at_once = if all { self.at_once.saturating_mul(2) } else { written.batches };
+            batches = &batches[..written.batches];
         }
         Ok(Committed {
             state: self.state,
@@ -350,11 +358,6 @@ impl Store {
             return Err(quicksilver::Error::WrongDatabase { path, expected, found }.into());
         }
         Ok(Live { environment, identity, state })
-    }
-
-    /// Pages one commit of `entries` with `payload_bytes` may dirty, at most.
-    pub fn dirty_pages(&self, entries: usize, payload_bytes: usize) -> usize {
-        build::apply::dirty_pages(&self.environment, entries, payload_bytes)
     }
 
     /// Publishes what the replicator is doing.

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use quicksilver::build::apply::DIRTY_PAGES_PER_COMMIT;
+use quicksilver::build;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, Heartbeat, HistoryId, Position};
 
@@ -182,7 +182,8 @@ fn step(
     if !batches.is_empty() {
         let committed = store.apply(&batches)?;
         observer.committed(&committed);
-        drop_first(pending, batches.len());
+        let end = committed.state.log.last.index;
+        drop_first(pending, batches.iter().take_while(|batch| batch.last() <= end).count());
     }
     while let Some(command) = pending.pop_front() {
         match command {
@@ -234,27 +235,20 @@ fn obey_first(
     Ok(())
 }
 
-/// The batches of the next commit: all that are pending, up to a bound on its dirty pages.
+/// The batches of the next commit: all that are pending, up to a bound on what it has to do.
 /// Heartbeats and states between them do not hold a commit back; a new history and orders to the store do.
 fn one_commit(store: &Store, pending: &VecDeque<Command>) -> Vec<Batch> {
-    let mut batches: Vec<Batch> = Vec::new();
-    let (mut entries, mut payload_bytes) = (0, 0);
-    for command in pending {
-        match command {
-            Command::Apply(batch) => {
-                entries += batch.len();
-                payload_bytes += batch.payload_bytes();
-                let fits = store.dirty_pages(entries, payload_bytes) <= DIRTY_PAGES_PER_COMMIT;
-                if !fits && !batches.is_empty() {
-                    break;
-                }
-                batches.push(batch.clone());
-            }
-            Command::Heartbeat(_) | Command::SetState(_) | Command::SetRetention(_) => {}
-            Command::AdoptHistory(_) | Command::Store(_) | Command::Stop => break,
-        }
-    }
-    batches
+    let ends_it =
+        |c: &&Command| matches!(c, Command::AdoptHistory(_) | Command::Store(_) | Command::Stop);
+    let batches =
+        pending.iter().take_while(|command| !ends_it(command)).filter_map(
+            |command| match command {
+                Command::Apply(batch) => Some(batch),
+                _ => None,
+            },
+        );
+    let n = build::apply::one_commit(store.environment(), batches.clone());
+    batches.take(n).cloned().collect()
 }
 
 /// Removes the first `n` batches, and what stands before and between them stays in order.

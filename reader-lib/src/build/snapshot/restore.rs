@@ -203,7 +203,7 @@ impl Load<'_> {
 
     fn apply(&mut self, mut batches: &[Batch]) -> Result<()> {
         while !batches.is_empty() {
-            let (now, later) = batches.split_at(apply::one_commit(self.target, batches));
+            let now = &batches[..apply::one_commit(self.target, batches)];
             let mut end = self.state.log.last;
             for batch in now {
                 if !batch.continues(&end) {
@@ -212,10 +212,10 @@ impl Load<'_> {
                 }
                 end = batch.after();
             }
-            let mut txn = self.target.env.write()?;
-            self.state = apply::apply(self.target, &mut txn, self.state, now)?;
-            txn.commit()?;
-            batches = later;
+            let written = apply::write(self.target, self.state, now)?;
+            written.txn.commit()?;
+            self.state = written.state;
+            batches = &batches[written.batches..];
         }
         Ok(())
     }

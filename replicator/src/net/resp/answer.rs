@@ -97,6 +97,7 @@ fn mismatch() -> Reply {
 pub(super) fn write_error(error: &WriteError) -> Reply {
     match error {
         WriteError::TooLarge { .. }
+        | WriteError::FreesTooMuch { .. }
         | WriteError::AnswerTooLarge { .. }
         | WriteError::Storage(_) => Reply::error(error),
         WriteError::Unknown(_) => Reply::Error(format!("UNKNOWN {error}")),
