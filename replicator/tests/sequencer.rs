@@ -12,7 +12,6 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quicksilver::Reader;
 use quicksilver::environment::Environment;
-use quicksilver_format::cell::Body;
 use quicksilver_format::{
     Batch, BatchBuilder, ControlRecord, DbId, Entry, Heartbeat, HistoryId, Index,
     NEWEST_FORMAT_VERSION,
@@ -25,6 +24,9 @@ use quicksilver_replicator::root::request::{
 };
 use quicksilver_replicator::root::sequencer::{Outlet, Sequencer, Settings};
 use quicksilver_replicator::store::{Asker, Committed, Pulse, Retention, Sizes, Store, StoreOrder};
+
+mod common;
+use common::make_very_long;
 
 #[derive(Default, Clone)]
 struct Seen(Arc<Mutex<Vec<(Instant, Batch)>>>, Arc<Mutex<Vec<Heartbeat>>>);
@@ -276,8 +278,7 @@ fn what_can_never_fit_is_refused_at_the_door() {
     root.submit(vec![set("k", "v")]).unwrap();
 }
 
-/// A database whose keys `a`, `b` and `c` seem to have values of 40,000 chunks each, so that these
-/// need not be written: their cells say so.
+/// A database whose keys `a`, `b` and `c` seem to have very long values.
 fn with_long_values(dir: &Path) {
     let db_id = DbId::from_bytes([7; 16]);
     let sizes = Sizes { map_bytes: 1 << 30, max_readers: 126 };
@@ -287,16 +288,7 @@ fn with_long_values(dir: &Path) {
         builder.push(Entry::set(key.as_bytes(), &[b'v'; 60_000]));
     }
     store.apply(&[builder.seal(1).unwrap()]).unwrap();
-    let environment = store.environment();
-    let mut txn = environment.env.write().unwrap();
-    for key in ["a", "b", "c"] {
-        let mut cell = environment.cell(&txn, key.as_bytes()).unwrap().unwrap();
-        cell.body = Body::Chunked { value_bytes: 60_000, chunks: 40_000 };
-        let mut stored = Vec::new();
-        cell.encode(&mut stored);
-        txn.put(environment.data, key.as_bytes(), &stored).unwrap();
-    }
-    txn.commit().unwrap();
+    make_very_long(&store, &["a", "b", "c"]);
 }
 
 /// Story: three clients delete or overwrite long values in one window. A DEL is a few bytes, but

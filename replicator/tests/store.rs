@@ -11,7 +11,6 @@ use quicksilver::environment::Environment;
 use quicksilver::log::{self, HashAt};
 use quicksilver::verify;
 use quicksilver_format::batch::BatchHeader;
-use quicksilver_format::cell::Body;
 use quicksilver_format::layout::Generation;
 use quicksilver_format::meta::Format;
 use quicksilver_format::{
@@ -20,6 +19,9 @@ use quicksilver_format::{
 };
 use quicksilver_lmdb::Transaction;
 use quicksilver_replicator::store::{Retention, Sizes, Standby, Store, StoreError, take_role};
+
+mod common;
+use common::make_very_long;
 
 fn db_id() -> DbId {
     DbId::from_bytes([7; 16])
@@ -385,21 +387,6 @@ fn a_full_map_refuses_the_batch_and_the_store_goes_on() {
     let next = seal(store.end(), &[set("b", "2")]);
     store.apply(&[next]).unwrap();
     assert!(verify::verify(store.environment(), |_| {}).unwrap().is_clean());
-}
-
-/// Gives keys that have a long value one of 40,000 chunks, which need not be written: their cells say
-/// so.
-fn make_very_long(store: &Store, keys: &[&str]) {
-    let environment = store.environment();
-    let mut txn = environment.env.write().unwrap();
-    for key in keys {
-        let mut cell = environment.cell(&txn, key.as_bytes()).unwrap().unwrap();
-        cell.body = Body::Chunked { value_bytes: cell.value_bytes(), chunks: 40_000 };
-        let mut stored = Vec::new();
-        cell.encode(&mut stored);
-        txn.put(environment.data, key.as_bytes(), &stored).unwrap();
-    }
-    txn.commit().unwrap();
 }
 
 /// Story: many batches came at once, and the first of them delete long values. A commit takes only so

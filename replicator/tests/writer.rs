@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quicksilver::Reader;
-use quicksilver_format::cell::Body;
 use quicksilver_format::{
     Batch, BatchBuilder, DbId, Entry, Heartbeat, HistoryId, Index, NEW_DATABASE_FORMAT_VERSION,
     NEWEST_FORMAT_VERSION, Position,
@@ -17,6 +16,9 @@ use quicksilver_replicator::store::writer::{Command, Observer, run};
 use quicksilver_replicator::store::{
     Asker, Committed, FormatChange, Live, Pulse, Sizes, Store, StoreError, StoreOrder,
 };
+
+mod common;
+use common::make_very_long;
 
 #[derive(Debug, PartialEq)]
 enum Seen {
@@ -167,17 +169,7 @@ fn commits_grow_only_until_they_free_too_much() {
     for key in keys {
         store.apply(&[batch(store.end(), key, &[b'v'; 60_000])]).unwrap();
     }
-    // As if each had 40,000 chunks.
-    let environment = store.environment();
-    let mut txn = environment.env.write().unwrap();
-    for key in keys {
-        let mut cell = environment.cell(&txn, key.as_bytes()).unwrap().unwrap();
-        cell.body = Body::Chunked { value_bytes: 60_000, chunks: 40_000 };
-        let mut stored = Vec::new();
-        cell.encode(&mut stored);
-        txn.put(environment.data, key.as_bytes(), &stored).unwrap();
-    }
-    txn.commit().unwrap();
+    make_very_long(&store, &keys);
     let mut end = store.end();
     let mut commands: Vec<Command> = keys
         .iter()

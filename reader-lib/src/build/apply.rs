@@ -167,8 +167,8 @@ pub struct Written<'e> {
 /// Writes `batches`, which are not none, must follow `state` and each other, and fit [`one_commit`],
 /// into a transaction of their own; or only the first of them, if together they free too much.
 ///
-/// What they free is known when the old cells were met. To look for those before would make catching
-/// up a half slower, for something that is rare.
+/// What they free is known when the old cells were met. To look for those before cost half as
+/// much again as the writing, for something that is rare.
 pub fn write<'e>(
     environment: &'e Environment,
     before: State,

@@ -239,12 +239,10 @@ impl SnapshotStore for Snapshots {
         }
     }
 
-    fn give_up(&self) {
+    fn give_up(&self) -> Result<(), ReadFailure> {
         let mut fetch = lock(&self.fetch);
         fetch.building = None;
-        if let Some(receiving) = &fetch.receiving {
-            receiving.let_go();
-        }
+        fetch.receiving.as_mut().map_or(Ok(()), Receiving::pause).map_err(failure)
     }
 
     fn install(&self) -> Result<BoxFuture<'static, Result<(), String>>, ReadFailure> {

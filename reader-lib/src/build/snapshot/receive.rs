@@ -194,8 +194,17 @@ impl Receiving {
         Ok(Incoming { file, arrivals: self.arrivals.clone() })
     }
 
-    /// Tells whoever has the [`Incoming`] that it is given up: nothing of it is to be used any more.
-    pub fn let_go(&self) {
+    /// Nothing comes for now. Whoever has the [`Incoming`] is told that it is given up, and all that has
+    /// come is in the file, for whoever [resumes](Self::resume).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn pause(&mut self) -> Result<()> {
+        self.let_go();
+        Ok(self.blocks.flush().map_err(io_error(&self.dir.join(BLOCKS)))?)
+    }
+
+    fn let_go(&self) {
         self.arrivals.change(|arrived| *arrived = Arrived { ended: true, ..Arrived::default() });
     }
 
@@ -240,9 +249,8 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.let_go();
-        // What does not get there is fetched again.
-        let _ = self.blocks.flush();
+        // What does not get to the file is fetched again.
+        let _ = self.pause();
     }
 }
 

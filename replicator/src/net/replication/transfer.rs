@@ -56,7 +56,7 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// Keeps the next block.
     fn block(&self, number: u32, bytes: Bytes) -> Result<(), ReadFailure>;
     /// Nothing comes for now: what has come stays, and nothing waits for more.
-    fn give_up(&self);
+    fn give_up(&self) -> Result<(), ReadFailure>;
     /// Every block is here: has it made what this node serves, which takes its time.
     fn install(&self) -> Result<BoxFuture<'static, Result<(), String>>, ReadFailure>;
     /// The one for others; none that ends before `at_least`.
@@ -261,7 +261,10 @@ impl<D: Dial> Fetching<D> {
             self.status.send_replace(None);
             return installed;
         }
-        self.snapshots.give_up();
+        let snapshots = self.snapshots.clone();
+        if let Err(error) = blocking(move || snapshots.give_up()).await {
+            tracing::warn!(node = %self.name.node_id, %error, "some of it will be fetched again");
+        }
         self.status.send_replace(None);
         fetched
     }
