@@ -68,7 +68,7 @@ pub struct Status {
     /// When the last batch was sealed at the root, microseconds since the Unix epoch; 0 before
     /// the first.
     pub sealed_at_us: u64,
-    /// What the status page adds; `None` when it is missing or stuck.
+    /// What the status page adds; `None` when it is missing.
     pub page: Option<PageView>,
 }
 
@@ -346,7 +346,7 @@ impl Reader {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn status(&self) -> Result<Status> {
-        let page = self.followed.page().and_then(StatusPage::view);
+        let page = self.followed.page().map(StatusPage::view);
         self.followed.read(|environment, txn| {
             let applied = environment.applied(txn)?;
             let log = environment.log_state(txn)?;

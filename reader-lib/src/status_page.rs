@@ -29,7 +29,7 @@ use quicksilver_format::{DbId, Index, Position, RunningHash, StateDigest};
 
 /// Readers of every group member may map the page; only the replicator writes it.
 const FILE_MODE: u32 = 0o640;
-/// How often a consistent view is tried before the page counts as stuck.
+/// How often a consistent commit is tried before the page counts as stuck.
 const SEQLOCK_ATTEMPTS: usize = 1_000;
 
 /// A mapped page, read-only or writable.
@@ -98,16 +98,11 @@ pub enum PageError {
     Unreadable(String),
 }
 
-/// What the page says, taken at one moment.
+/// What the page says of its writer. Each field is true by itself, and a writer that lost its
+/// processor in the middle of an update, or its life, does not hide them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageView {
-    /// Where the log ended at the last commit.
-    pub position: Position,
-    /// Digest of the data at that position.
-    pub digest: StateDigest,
-    /// Live keys at that position.
-    pub keys: u64,
-    /// When that commit was, microseconds since the Unix epoch.
+    /// When the last commit was, microseconds since the Unix epoch; 0 before the first.
     pub commit_time_us: u64,
     /// The newest heartbeat that counts here, microseconds since the Unix epoch by the root's
     /// clock; `None` before the first.
@@ -177,17 +172,17 @@ impl StatusPage {
         Index::new(self.map.u64(at::AT_INDEX).load(Ordering::Acquire))
     }
 
-    /// Everything under the sequence lock, at one moment; `None` when the page is stuck (its
-    /// writer died in the middle of an update).
-    pub fn view(&self) -> Option<PageView> {
+    /// The last commit, all of it at one moment; `None` when the writer stopped in the middle of an
+    /// update: it waits for its processor, or died.
+    pub fn commit(&self) -> Option<Commit> {
         let sequence = self.map.u32(at::AT_SEQUENCE);
         for attempt in 0..SEQLOCK_ATTEMPTS {
             let before = sequence.load(Ordering::Acquire);
             if before.is_multiple_of(2) {
-                let view = self.view_unguarded();
+                let commit = self.commit_unguarded();
                 fence(Ordering::Acquire);
                 if sequence.load(Ordering::Relaxed) == before {
-                    return Some(view);
+                    return Some(commit);
                 }
             }
             // An update is a hundred nanoseconds of stores, unless its writer lost the CPU.
@@ -200,16 +195,24 @@ impl StatusPage {
         None
     }
 
-    fn view_unguarded(&self) -> PageView {
+    fn commit_unguarded(&self) -> Commit {
         let map = &self.map;
-        let heartbeat_us = map.u64(at::AT_HEARTBEAT).load(Ordering::Relaxed);
-        PageView {
+        Commit {
             position: Position {
                 index: Index::new(map.u64(at::AT_INDEX).load(Ordering::Relaxed)),
                 hash: RunningHash::from_bytes(map.bytes::<32, 4>(at::AT_HASH)),
             },
             digest: StateDigest::from_u128(u128::from_le_bytes(map.bytes::<16, 2>(at::AT_DIGEST))),
             keys: map.u64(at::AT_KEYS).load(Ordering::Relaxed),
+            time_us: map.u64(at::AT_COMMIT_TIME).load(Ordering::Relaxed),
+        }
+    }
+
+    /// What it says of its writer.
+    pub fn view(&self) -> PageView {
+        let map = &self.map;
+        let heartbeat_us = map.u64(at::AT_HEARTBEAT).load(Ordering::Relaxed);
+        PageView {
             commit_time_us: map.u64(at::AT_COMMIT_TIME).load(Ordering::Relaxed),
             heartbeat_us: (heartbeat_us != 0).then_some(heartbeat_us),
             pid: map.u32(at::AT_PID).load(Ordering::Relaxed),
@@ -412,18 +415,17 @@ mod tests {
         let writer = StatusWriter::open_or_create(&path, db_id).unwrap();
         let page = StatusPage::open(&path).unwrap();
         assert_eq!(page.db_id(), db_id);
-        assert_eq!(page.view().unwrap().heartbeat_us, None);
+        assert_eq!(page.view().heartbeat_us, None);
         writer.set_generation(Generation::new(3));
         writer.set_process(42, 7);
         writer.set_state(NodeState::Following);
         writer.set_heartbeat(99);
         writer.publish(&commit(5));
-        let view = page.view().unwrap();
+        let view = page.view();
         assert_eq!(page.generation(), Generation::new(3));
         assert_eq!(page.index(), Index::new(5));
-        assert_eq!(view.position, commit(5).position);
-        assert_eq!(view.digest, commit(5).digest);
-        assert_eq!((view.pid, view.start_time_us, view.keys), (42, 7, 5));
+        assert_eq!(page.commit(), Some(commit(5)));
+        assert_eq!((view.pid, view.start_time_us, view.commit_time_us), (42, 7, 5));
         assert_eq!(view.state, Some(NodeState::Following));
         assert_eq!(view.heartbeat_us, Some(99));
     }
@@ -436,11 +438,17 @@ mod tests {
         let writer = StatusWriter::open_or_create(&path, db_id).unwrap();
         let page = StatusPage::open(&path).unwrap();
         writer.publish(&commit(5));
+        writer.set_heartbeat(99);
         writer.map.u32(at::AT_SEQUENCE).fetch_add(1, Ordering::Relaxed);
         drop(writer);
-        assert_eq!(page.view(), None, "a writer that died on an odd sequence leaves a stuck page");
+        assert_eq!(
+            page.commit(),
+            None,
+            "a writer that died on an odd sequence leaves a stuck page"
+        );
+        assert_eq!(page.view().heartbeat_us, Some(99));
         let writer = StatusWriter::open_or_create(&path, db_id).unwrap();
-        assert_eq!(page.view().unwrap().position.index, Index::new(5));
+        assert_eq!(page.commit(), Some(commit(5)));
         assert!(!page.replaced(&path));
         writer.publish(&commit(6));
         assert_eq!(page.index(), Index::new(6));
@@ -463,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_never_torn() {
+    fn a_commit_is_never_torn() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("status");
         let writer = StatusWriter::open_or_create(&path, DbId::random()).unwrap();
@@ -476,10 +484,9 @@ mod tests {
                         let page = StatusPage::open(&path).unwrap();
                         let mut seen = 0;
                         while !done.load(Ordering::Relaxed) {
-                            let Some(view) = page.view() else { continue };
-                            let n = view.position.index.get();
-                            assert_eq!(view.position, commit(n).position);
-                            assert_eq!(view.digest, commit(n).digest);
+                            let Some(seen_now) = page.commit() else { continue };
+                            let n = seen_now.position.index.get();
+                            assert_eq!(seen_now, commit(n));
                             assert!(n >= seen, "went back from {seen} to {n}");
                             seen = n;
                         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use quicksilver::build::{self, BuildError, Builder, Built, Options};
+use quicksilver::status_page::StatusPage;
 use quicksilver::testing::Db;
 use quicksilver::{DbId, Error, Index, Position, Reader, environment, verify};
 use quicksilver_format::NEW_DATABASE_FORMAT_VERSION;
@@ -71,8 +72,8 @@ proptest! {
         assert_verified(&reader);
         let status = reader.status().unwrap();
         prop_assert_eq!((status.position, status.digest), (built.position, built.digest));
-        let page = status.page.unwrap();
-        prop_assert_eq!((page.position, page.digest), (built.position, built.digest));
+        let commit = StatusPage::open(&dir.path().join("db/status")).unwrap().commit().unwrap();
+        prop_assert_eq!((commit.position, commit.digest), (built.position, built.digest));
     }
 }
 

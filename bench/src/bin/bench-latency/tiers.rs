@@ -155,8 +155,8 @@ impl Seen for Tiers {
         self.writer.take_ok()?;
         // It passes on before it commits.
         self.relay.wait_for(index, ARRIVAL)?;
-        let page = self.root.view().filter(|page| page.position.index == index);
-        let at_root = page.ok_or("the root's page is not at the write")?.commit_time_us;
+        let commit = self.root.commit().filter(|commit| commit.position.index == index);
+        let at_root = commit.ok_or("the root's page is not at the write")?.time_us;
         self.passages.push(Passage { index, due, at_root, seen });
         self.written += 1;
         Ok((seen - due) as f64 / 1e3)
