@@ -20,7 +20,7 @@ use reader::testing::Db;
 use workshop::{Library, Workshop, install, profile_directory, repository, run};
 
 /// For a program to start and to answer.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The names in ffi/quicksilver.map.
 fn promised() -> BTreeSet<String> {

@@ -11,7 +11,7 @@ use quicksilver::testing::Db;
 use quicksilver::{Cached, Change, HistoryId, Index, Reader};
 use quicksilver_format::meta::LogState;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn set(index: u64, key: &str, value: &str) -> Change {
     Change::Set { index: Index::new(index), key: key.into(), value: value.into() }

@@ -392,7 +392,7 @@ fn the_end_comes_at_once_and_leaves_nothing() {
     let (began, dir) = (Instant::now(), node.dir.clone());
     node.stop();
     // At its rate it would take a minute.
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(names(&dir), ["gen-000001"]);
 }
 

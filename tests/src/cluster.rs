@@ -21,7 +21,7 @@ use crate::http::{self, Response};
 use crate::process::{Process, Release, append_to, binary, read_log};
 use crate::reader::ReaderProcess;
 use crate::resp::{Client, Reply};
-use crate::{eventually, poll};
+use crate::{SOON, eventually, poll};
 
 /// The database of every test that does not say otherwise.
 pub const DB_ID: &str = "7d2f1c52-6a5e-4c0e-9d56-0f5c7a3b9e11";
@@ -32,9 +32,9 @@ pub const DOWNSTREAM_ENDED: &str = "quicksilver_downstream_sessions_ended_total"
 /// Counts how fetching a snapshot ended.
 pub const BOOTSTRAP_ENDED: &str = "quicksilver_bootstrap_transfers_ended_total";
 /// For a process to answer its probe. Generous: two cores may be shared by many.
-const START_DEADLINE: Duration = Duration::from_secs(20);
+const START_DEADLINE: Duration = SOON;
 /// For a process to leave after SIGTERM.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
+const LEAVE_DEADLINE: Duration = SOON;
 /// Lines of a log that are shown when something failed.
 const LOG_TAIL_LINES: usize = 30;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// For the whole answer.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

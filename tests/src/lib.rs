@@ -45,6 +45,9 @@ pub use network::Network;
 pub use process::{Process, Release};
 pub use reader::ReaderProcess;
 
+/// For what takes milliseconds, or seconds where a node has to be started or to give up on another:
+/// past it, it will not come any more. A busy machine can stand still for seconds.
+pub const SOON: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// Takes the seed of every random test.

@@ -12,12 +12,12 @@ use nix::unistd::Uid;
 use tempfile::TempDir;
 
 use crate::process::{Process, is_installed, scratch_dir};
-use crate::{eventually, poll, skipped};
+use crate::{SOON, eventually, poll, skipped};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/machine.sh");
 /// For systemd to be there. It takes a fraction of a second.
-const BOOT_DEADLINE: Duration = Duration::from_secs(30);
-const END_DEADLINE: Duration = Duration::from_secs(20);
+const BOOT_DEADLINE: Duration = SOON;
+const END_DEADLINE: Duration = SOON;
 /// Where the services' log is, inside; there is no journal.
 pub const LOG: &str = "/run/quicksilver.log";
 

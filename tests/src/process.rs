@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::eventually;
+use crate::{SOON, eventually};
 
 /// Where to look for `quicksilverd` and `qsctl` instead of beside the test.
 const BIN_DIR_VARIABLE: &str = "QS_BIN_DIR";
 /// For a killed process to be gone.
-const DEATH_DEADLINE: Duration = Duration::from_secs(10);
+const DEATH_DEADLINE: Duration = SOON;
 
 /// A running or exited child.
 #[derive(Debug)]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::SOON;
 use crate::process::{Process, test_binary};
 
 /// For a reader that said no to be gone.
-const DEATH_DEADLINE: Duration = Duration::from_secs(10);
+const DEATH_DEADLINE: Duration = SOON;
 
 /// One reader process. It ends with its handle.
 #[derive(Debug)]

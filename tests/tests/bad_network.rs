@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use quicksilver_tests::proxy::{Proxy, Weather};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-const SOON: Duration = Duration::from_secs(20);
 /// A relay that failed a few times waits a few seconds before it tries again.
 const AFTER_BACKOFF: Duration = Duration::from_secs(60);
 

@@ -4,15 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::process::Command;
-use std::time::Duration;
 
 use quicksilver_tests::cluster::{BOOTSTRAP_ENDED, Node, Status, qsctl};
 use quicksilver_tests::proxy::{Proxy, Weather};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 use rand::Rng;
 
-const SOON: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// Writes so many values that do not compress.

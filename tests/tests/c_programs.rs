@@ -10,14 +10,10 @@ mod workshop;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use quicksilver_tests::process::{binary, example};
-use quicksilver_tests::{Cluster, Process, eventually, resp};
+use quicksilver_tests::{Cluster, Process, SOON, eventually, resp};
 use workshop::{Library, Workshop, run};
-
-/// For a write to reach a leaf and a program there. It takes milliseconds; machines are busy.
-const SOON: Duration = Duration::from_secs(20);
 
 /// Waits until a program has written these lines to its log.
 fn await_lines(log: &Path, expected: &[&str]) {

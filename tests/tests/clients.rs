@@ -6,13 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use quicksilver_tests::process::{is_installed, scratch_dir};
-use quicksilver_tests::{Cluster, skipped};
+use quicksilver_tests::{Cluster, SOON, skipped};
 use redis::{Commands, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
-const SOON: Duration = Duration::from_secs(15);
 /// Exercises redis-py: arguments are the root's socket, the leaf's, and the protocol version.
 const REDIS_PY: &str = include_str!("../src/scripts/redis_py.py");
 

@@ -22,7 +22,7 @@ use quicksilver_tests::crash::steps::Workload;
 use quicksilver_tests::crash::workload::{Word, acknowledged};
 use quicksilver_tests::load::{Control, Promises, parse_dump, write_until_stopped};
 use quicksilver_tests::process::{binary, test_binary};
-use quicksilver_tests::{Cluster, Process, eventually, seeded_rng, skipped};
+use quicksilver_tests::{Cluster, Process, SOON, eventually, seeded_rng, skipped};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -35,8 +35,6 @@ const FEWEST_CUTS: usize = 25;
 const CUTS_OF_ONE: usize = 8;
 /// Each takes a restart of the real program.
 const CUTS_OF_A_NODE: usize = 20;
-/// For a program to say something, or to notice that it has no disk.
-const SOON: Duration = Duration::from_secs(20);
 
 /// What somebody says.
 fn cuts_wanted() -> Option<usize> {
@@ -228,7 +226,7 @@ fn power_cuts_of(victim: &str, mut machine: Machine, look: impl Fn(usize, &Clust
         drop(stop);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
-    let state = cluster.await_converged(Duration::from_secs(45));
+    let state = cluster.await_converged(SOON);
     let generation = cluster.node(victim).status().json["generation"].as_u64().unwrap();
     println!("{} keys, index {}, generation {generation}", state.keys, state.index);
     assert!(generation > cuts as u64 / 4, "compactions that had ended are gone");

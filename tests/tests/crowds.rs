@@ -14,11 +14,10 @@ use std::time::{Duration, Instant};
 use quicksilver_tests::cluster::{DB_ID, DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
 use quicksilver_tests::herd::{Herd, allow_open_files};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, ReaderProcess, eventually, fingerprint};
+use quicksilver_tests::{Cluster, ReaderProcess, SOON, eventually, fingerprint};
 
-const SOON: Duration = Duration::from_secs(20);
 /// For a write to be seen on a leaf, whatever else goes on. Idle it takes milliseconds.
-const AT_MOST: Duration = Duration::from_secs(2);
+const AT_MOST: Duration = Duration::from_secs(5);
 /// Between two writes: what is written goes to the whole crowd.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -92,9 +91,7 @@ fn a_herd_that_loses_its_upstream() {
     let upstreams = ["gone", "spare"].map(|name| cluster.node(name).address("replication"));
     let began = Instant::now();
     let herd = Herd::gather(size, DB_ID, &upstreams);
-    eventually("all of them follow", Duration::from_secs(60), || {
-        (herd.following() == size).then_some(())
-    });
+    eventually("all of them follow", SOON, || (herd.following() == size).then_some(()));
     println!("{size} followers after {:.1?}", began.elapsed());
     for _ in 0..20 {
         probe.write();
@@ -211,7 +208,7 @@ fn thousands_that_say_nothing_or_say_it_slowly() {
     let (mut most, mut said) = (0, Instant::now());
     let mut idle_took = None;
     while !idle.is_empty() || !trickling.is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(40), "{} are open", trickling.len());
+        assert!(began.elapsed() < SOON, "{} are open", trickling.len());
         most = most.max(resident_bytes(root.pid()));
         probe.write();
         if said.elapsed() >= Duration::from_secs(1) {
@@ -227,8 +224,8 @@ fn thousands_that_say_nothing_or_say_it_slowly() {
     let (idle_took, slow_took) = (idle_took.unwrap(), began.elapsed());
     println!("{silent} silent ones were closed after {idle_took:.1?}, slow ones {slow_took:.1?}");
     // The deadline is 10 s, whatever they say.
-    assert!(idle_took < Duration::from_secs(15), "{idle_took:?}");
-    assert!(slow_took < Duration::from_secs(20), "{slow_took:?}");
+    assert!(idle_took < Duration::from_secs(25), "{idle_took:?}");
+    assert!(slow_took < Duration::from_secs(30), "{slow_took:?}");
     let grown = most.saturating_sub(before);
     println!("{} kB more memory for {} connections", grown >> 10, silent + TRICKLING);
     assert!(grown < BYTES_EACH * (silent + TRICKLING) as u64, "{grown}");
@@ -268,7 +265,7 @@ fn connections_are_bounded_whatever_they_say() {
             })
             .collect();
         let mut most = 0;
-        eventually("all of them are closed", Duration::from_secs(40), || {
+        eventually("all of them are closed", SOON, || {
             most = most.max(open());
             crowd.retain_mut(Slow::is_open);
             crowd.is_empty().then_some(())

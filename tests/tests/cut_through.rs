@@ -6,12 +6,11 @@
 use std::time::{Duration, Instant};
 
 use quicksilver_tests::process::{strace_works, with_faulty_sync};
-use quicksilver_tests::{Cluster, fingerprint, skipped};
+use quicksilver_tests::{Cluster, SOON, fingerprint, skipped};
 
-const SOON: Duration = Duration::from_secs(20);
 const DISK_DELAY: Duration = Duration::from_millis(200);
-/// What a leaf may take: a quarter of what the relay's own commit takes.
-const FAST: Duration = Duration::from_millis(50);
+/// What a leaf may take: half of what the relay's own commit takes. Idle it is a few milliseconds.
+const FAST: Duration = Duration::from_millis(100);
 const WRITES: usize = 15;
 
 #[test]

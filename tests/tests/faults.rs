@@ -7,17 +7,14 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::Node;
 use quicksilver_tests::process::{strace_works, with_faulty, with_faulty_sync};
 use quicksilver_tests::resp::Client;
 use quicksilver_tests::{
-    Cluster, ReaderProcess, Status, eventually, random_bytes, seeded_rng, skipped, small_disk,
+    Cluster, ReaderProcess, SOON, Status, eventually, random_bytes, seeded_rng, skipped, small_disk,
 };
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn root_and_leaf() -> Cluster {
     let mut cluster = Cluster::new();
@@ -139,7 +136,7 @@ fn a_relay_whose_disk_fails_ends_and_converges_after_a_restart() {
     cluster.node("leaf").assert_serves();
 
     cluster.node_mut("relay").wrap(Vec::<String>::new()).start();
-    cluster.await_converged(Duration::from_secs(60));
+    cluster.await_converged(SOON);
     for node in cluster.nodes() {
         node.reader().assert_verified();
     }
@@ -184,7 +181,7 @@ fn the_roots_disk_fails(calls: &str, nth: u32) {
     let value: u64 = value.text().unwrap().parse().unwrap();
     assert!((acknowledged..=acknowledged + 1).contains(&value), "{value}");
     cluster.node("root").assert_serves();
-    cluster.await_converged(Duration::from_secs(60));
+    cluster.await_converged(SOON);
     for node in cluster.nodes() {
         node.reader().assert_verified();
     }

@@ -4,16 +4,12 @@
 //! gone, so is all of that. The reader table can be looked at without a replicator, too.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::{Node, qsctl};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, ReaderProcess, eventually};
+use quicksilver_tests::{Cluster, ReaderProcess, SOON, eventually};
 use serde_json::Value;
 
-/// The replicator looks every three seconds.
-const SOON: Duration = Duration::from_secs(20);
 /// Between the second look, at three seconds, and the third.
 const WARN_SECONDS: u32 = 5;
 /// As `ps` shows it.

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quicksilver_tests::load::{self, Control, Promises};
-use quicksilver_tests::{Cluster, eventually, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, seeded_rng};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -49,7 +49,7 @@ fn twenty_kills_during_an_import() {
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
 
-    let state = cluster.await_converged(Duration::from_secs(45));
+    let state = cluster.await_converged(SOON);
     let acknowledged = control.acknowledged.load(Ordering::Relaxed);
     println!("{acknowledged} acknowledged, {} keys, index {}", state.keys, state.index);
     for name in NODES {

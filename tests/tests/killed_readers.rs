@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use quicksilver_tests::cluster::Node;
 use quicksilver_tests::process::{Process, test_binary};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, ReaderProcess, eventually, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, ReaderProcess, SOON, eventually, random_bytes, seeded_rng};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -29,8 +29,7 @@ const MOST_FILE_BYTES: u64 = 64 << 20;
 /// Between two questions to those who are not killed.
 const LOOK_EVERY: usize = 25;
 /// The slots of the dead are free again: a look every three seconds, and a busy machine.
-const SECONDS_LATER: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_secs(30);
+const SECONDS_LATER: Duration = Duration::from_secs(30);
 const NODES: [&str; 2] = ["root", "leaf"];
 const KEYS: usize = 100;
 const VALUE_BYTES: usize = 3000;

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, Status, UPSTREAM_ENDED};
-use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 
-const SOON: Duration = Duration::from_secs(20);
 const LOG_BYTES: u64 = 1 << 20;
 
 /// Starts everybody, and ends the relay while the root is written four times as much as its log keeps.

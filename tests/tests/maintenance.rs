@@ -8,15 +8,13 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::{Node, qsctl};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, eventually, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 
 fn ok(output: &Output) -> String {

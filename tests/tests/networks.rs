@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, Network, Status, eventually, random_bytes, seeded_rng, skipped};
+use quicksilver_tests::{
+    Cluster, Network, SOON, Status, eventually, random_bytes, seeded_rng, skipped,
+};
 
-const SOON: Duration = Duration::from_secs(20);
 /// After which silence is the end of a session, and some more for its end to be seen.
 const SILENCE: Duration = Duration::from_secs(30);
-const SILENCE_SEEN: Duration = Duration::from_secs(45);
+const SILENCE_SEEN: Duration = Duration::from_secs(90);
 /// A dial that began before the network was back is waited for 10 s, and then there is the back-off.
-const BACK: Duration = Duration::from_secs(40);
+const BACK: Duration = Duration::from_secs(90);
 
 /// ```text
 /// root ─┬─ relay-1 ─ leaf-1   (and relay-2, if relay-1 cannot help)
@@ -144,7 +145,7 @@ fn a_relay_that_is_cut_off() {
         tree.assert_serves_something(name);
     }
     for name in ["relay-2", "leaf-2"] {
-        assert!(lag_seconds(&tree.node(name).status()) < 3.0, "{name}");
+        tree.node(name).await_status("no lag", SOON, |status| lag_seconds(status) < 3.0);
     }
     let relay = tree.node("relay-1");
     eventually("silence is the end", SILENCE_SEEN, || {
@@ -229,8 +230,8 @@ fn connections_that_are_reset() {
         tree.cluster.await_converged(SOON);
         let took = reset.elapsed();
         println!("after reset {round} all have the same within {took:.1?}");
-        // The bound of the third wait is 800 ms, the rest is this machine's.
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        // The bound of the third wait is 800 ms, the rest is this machine's. Silence takes longer.
+        assert!(took < SILENCE / 2, "{took:?}");
     }
     tree.heal_and_converge();
     let [.., first, second] = tree.lost();

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use quicksilver::build::{Builder, Options};
 use quicksilver::{Reader, verify};
 use quicksilver_tests::process::{Process, test_binary};
-use quicksilver_tests::{Cluster, eventually, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, seeded_rng};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -32,7 +32,6 @@ const OPENERS: usize = 10;
 const HAMMER_FOR: Duration = Duration::from_secs(6);
 /// A process lives about so long.
 const REPLACE_EVERY: Duration = Duration::from_millis(50);
-const SOON: Duration = Duration::from_secs(20);
 
 /// A directory with another LMDB.
 fn other_lmdb() -> Option<PathBuf> {

@@ -6,14 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::process::Output;
-use std::time::Duration;
 
 use quicksilver_tests::cluster::{DB_ID, qsctl, qsctl_with_input};
-use quicksilver_tests::{Cluster, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, random_bytes, seeded_rng};
 use rand::Rng;
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(15);
 const OK: i32 = 0;
 const NO_SUCH_KEY: i32 = 1;
 const USAGE: i32 = 2;

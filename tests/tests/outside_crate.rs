@@ -6,10 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use quicksilver::testing::Db;
-use quicksilver_tests::Cluster;
+use quicksilver_tests::{Cluster, SOON};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -93,7 +92,7 @@ fn a_crate_outside_the_repository_reads_a_live_leaf() {
         let value = format!("{n} ").repeat(3000);
         assert!(root.call(&["SET", "counter", &n.to_string()]).unwrap().is_ok());
         assert!(root.call(&["SET", "long", &value]).unwrap().is_ok());
-        cluster.await_converged(Duration::from_secs(20));
+        cluster.await_converged(SOON);
         let found = read_from_outside(&program, &leaf, "counter").unwrap();
         assert_eq!(found, n.to_string().as_bytes());
         assert_eq!(read_from_outside(&program, &leaf, "long").unwrap(), value.as_bytes());

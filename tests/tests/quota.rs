@@ -3,14 +3,11 @@
 //! also without the root; each node compares it with its map and its disk.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use quicksilver_tests::cluster::Node;
-use quicksilver_tests::{Cluster, Status, small_disk};
+use quicksilver_tests::{Cluster, SOON, Status, small_disk};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 /// What log and batches take beside the data, on every node here.
 const BESIDE_BYTES: u64 = 16 * MIB + 4 * 2 * MIB;

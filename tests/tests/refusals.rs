@@ -13,9 +13,8 @@ use std::time::Duration;
 use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
 use quicksilver_tests::process::binary;
 use quicksilver_tests::resp::{Client, Reply};
-use quicksilver_tests::{Cluster, eventually, poll, random_bytes, seeded_rng};
+use quicksilver_tests::{Cluster, SOON, eventually, poll, random_bytes, seeded_rng};
 
-const SOON: Duration = Duration::from_secs(15);
 /// What a source says of most whom it refuses.
 const SEE_THERE: &str = "its own log says what to do";
 
@@ -133,7 +132,7 @@ fn a_circle_that_closes_while_sessions_live() {
     assert!(root.call(&["SET", "still", "there"]).unwrap().is_ok());
     cluster.node_mut("a").term();
     cluster.node_mut("a").follow(&[upstream]).start();
-    cluster.await_converged(Duration::from_secs(60));
+    cluster.await_converged(SOON);
 }
 
 /// One of the two says so, in its status and its log, and both serve.
@@ -326,7 +325,7 @@ fn connections_that_never_say_a_word() {
     assert!(root.counted(DOWNSTREAM_ENDED, "no-hello") > 0);
     root.await_log("no Hello within", SOON);
     cluster.leaf("late", &["root"]).start();
-    cluster.await_converged(Duration::from_secs(30));
+    cluster.await_converged(SOON);
 }
 
 #[test]
@@ -352,5 +351,5 @@ fn more_downstreams_than_there_may_be() {
     cluster.node("first").await_index(index, SOON);
     // When there is room, the second one gets it.
     cluster.node_mut("first").term();
-    cluster.await_converged(Duration::from_secs(60));
+    cluster.await_converged(SOON);
 }

@@ -2,12 +2,10 @@
 //! what it can take over it does, the rest it names, and a file that cannot be used changes nothing.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use quicksilver_tests::Cluster;
-
-const SOON: Duration = Duration::from_secs(20);
+use quicksilver_tests::{Cluster, SOON};
 
 #[test]
 fn a_relay_moves_to_another_upstream() {

@@ -6,13 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::path::Path;
-use std::time::Duration;
 
 use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, UPSTREAM_ENDED};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, eventually};
-
-const SOON: Duration = Duration::from_secs(20);
+use quicksilver_tests::{Cluster, SOON, eventually};
 
 fn copy_directory(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

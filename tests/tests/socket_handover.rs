@@ -7,12 +7,10 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, eventually};
+use quicksilver_tests::{Cluster, SOON, eventually};
 
-const SOON: Duration = Duration::from_secs(20);
 const RESTARTS: usize = 20;
 const CLIENTS: usize = 3;
 /// Between two restarts.

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use quicksilver_tests::process::strace_works;
 use quicksilver_tests::witness::{Connections, Tally, Witness, count_up, watch_count};
-use quicksilver_tests::{Cluster, Process, eventually, http, seeded_rng, skipped, tenures};
+use quicksilver_tests::{Cluster, Process, SOON, eventually, http, seeded_rng, skipped, tenures};
 use rand::Rng;
 
-const SOON: Duration = Duration::from_secs(20);
 /// Longer than a hand-over takes.
 const HAND_OVER_MS: u64 = 12;
 const READY: &str = "standby: ready to take over";

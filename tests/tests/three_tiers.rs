@@ -4,13 +4,10 @@
 //! index, running hash and digest; and whoever looks at a node over HTTP sees what is there.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::time::Duration;
-
 use quicksilver_tests::resp::Reply;
-use quicksilver_tests::{Cluster, ReaderProcess, fingerprint, http, random_bytes, seeded_rng};
-
-/// For a write to reach a leaf. It takes milliseconds; machines are busy.
-const SOON: Duration = Duration::from_secs(10);
+use quicksilver_tests::{
+    Cluster, ReaderProcess, SOON, fingerprint, http, random_bytes, seeded_rng,
+};
 
 fn readers(cluster: &Cluster) -> [ReaderProcess; 2] {
     ["leaf-1", "leaf-2"].map(|leaf| cluster.node(leaf).reader())
@@ -263,7 +260,7 @@ fn a_leaf_that_is_cut_off_goes_on_serving_and_catches_up() {
     assert_eq!(reader.ask("text meanwhile"), "none");
 
     cluster.node_mut("relay").start();
-    cluster.await_converged(Duration::from_secs(30));
+    cluster.await_converged(SOON);
     assert_eq!(reader.ask("text meanwhile"), "text 2");
 }
 
@@ -282,6 +279,6 @@ fn a_clean_restart_keeps_everything() {
     }
     let mut root = cluster.node("root").client();
     assert!(root.call(&["SET", "kept", "2"]).unwrap().is_ok());
-    let after = cluster.await_converged(Duration::from_secs(30));
+    let after = cluster.await_converged(SOON);
     assert_eq!(after.index, before.index + 1);
 }

@@ -9,14 +9,13 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quicksilver_tests::cluster::DB_ID;
 use quicksilver_tests::process::{profile, test_binary};
 use quicksilver_tests::witness::{Connections, Tally, Witness, count_up, watch_count};
-use quicksilver_tests::{Cluster, Machine, ReaderProcess, Status, eventually, http, tenures};
+use quicksilver_tests::{Cluster, Machine, ReaderProcess, SOON, Status, eventually, http, tenures};
 
-const SOON: Duration = Duration::from_secs(30);
 /// Acknowledged writes between one upgrade or restart and the next.
 const WRITES_BETWEEN: u64 = 20;
 const WRITERS: usize = 3;

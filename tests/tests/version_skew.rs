@@ -10,7 +10,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quicksilver::{Error, Reader};
 use quicksilver_format::FormatError;
@@ -19,12 +19,10 @@ use quicksilver_lmdb::Transaction;
 use quicksilver_tests::cluster::Node;
 use quicksilver_tests::resp::Reply;
 use quicksilver_tests::{
-    Cluster, Process, Release, Status, eventually, random_bytes, seeded_rng, skipped,
+    Cluster, Process, Release, SOON, Status, eventually, random_bytes, seeded_rng, skipped,
 };
 use serde_json::Value;
 
-/// For a process to start or to follow. It takes milliseconds; machines are busy.
-const SOON: Duration = Duration::from_secs(30);
 /// The newest format and protocol version of this release, and of the next.
 const THIS: u64 = 1;
 const NEXT: u64 = 2;

@@ -7,8 +7,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use quicksilver_tests::Cluster;
 use quicksilver_tests::resp::{Client, Reply};
+use quicksilver_tests::{Cluster, SOON};
 
 const KEYS: usize = 16;
 /// How long is written.
@@ -98,7 +98,7 @@ fn every_snapshot_is_of_one_moment() {
         assert!(numbers.parse::<u64>().unwrap() >= LEAST_NUMBERS, "{answer}");
     }
     assert!(asked.iter().all(|numbers| *numbers >= LEAST_NUMBERS), "{asked:?}");
-    cluster.await_converged(Duration::from_secs(10));
+    cluster.await_converged(SOON);
 }
 
 /// The check itself is checked: what is written key by key, in batches of its own, is seen torn.

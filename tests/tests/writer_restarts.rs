@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use quicksilver::{Reader, Writer, writer};
 use quicksilver_tests::cluster::{Node, qsctl_with_input};
-use quicksilver_tests::{Cluster, eventually};
+use quicksilver_tests::{Cluster, SOON, eventually};
 
-const SOON: Duration = Duration::from_secs(20);
 const RESTARTS: usize = 20;
 /// Between two restarts.
 const CALLS: u64 = 20;

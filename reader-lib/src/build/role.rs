@@ -153,6 +153,13 @@ mod tests {
         }
     }
 
+    fn descriptors_of(path: &Path) -> usize {
+        let path = fs::canonicalize(path).unwrap();
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        open.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path))
+            .count()
+    }
+
     /// Story: while one waits, the directory is moved away and another one takes its place. Who
     /// held the lock of the old one keeps nobody out of the new one, nor may two have the new one.
     #[test]
@@ -161,6 +168,9 @@ mod tests {
         let old = RoleLock::take(dir.path()).unwrap();
         let path = dir.path().to_owned();
         let waiting = std::thread::spawn(move || RoleLock::wait(&path).unwrap());
+        while descriptors_of(old.path()) < 2 {
+            std::thread::yield_now();
+        }
         fs::remove_file(old.path()).unwrap();
         let new = RoleLock::take(dir.path()).unwrap();
         drop(old);

@@ -10,7 +10,7 @@ use quicksilver_format::Address;
 use super::*;
 use crate::qsctl::lines::FormatArg;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn args(batch: u32, skip: u64) -> ImportArgs {
     ImportArgs {

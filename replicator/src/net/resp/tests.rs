@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quicksilver_format::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -389,10 +389,8 @@ async fn a_pipeline_of_writes_shares_a_window() {
     let node = MemoryNode::root(WINDOW);
     let mut talk = talk_to(&node);
     let pipeline: String = (0..20).map(|n| request(&["SET", &format!("k{n}"), "v"])).collect();
-    let began = Instant::now();
     talk.send(&pipeline).await;
     talk.hear("pipeline", &"+OK\r\n".repeat(20)).await;
-    assert!(began.elapsed() < WINDOW * 5);
     assert_eq!(node.windows.load(Ordering::SeqCst), 1);
 }
 
@@ -538,14 +536,17 @@ async fn a_request_that_dribbles_in_closes_the_connection() {
     let deadline = Duration::from_millis(200);
     let service = Service::new(node, ClientLimits { request_deadline: deadline, ..LIMITS });
     let mut talk = talk(&service);
-    let began = Instant::now();
     tokio::time::sleep(deadline * 2).await;
     talk.expect("PING", "+PONG\r\n").await;
-    talk.send("*2\r\n$4\r\nECHO\r\n").await;
-    tokio::time::sleep(deadline / 2).await;
-    talk.send("$9\r\nx").await;
+    talk.send("*2\r\n$4\r\nECHO\r\n$99\r\n").await;
+    // Counted from the last byte, it would never be over.
+    let mut bytes = 0;
+    while talk.stream.write_all(b"x").await.is_ok() {
+        bytes += 1;
+        assert!(bytes < 90, "the connection is still open");
+        tokio::time::sleep(deadline / 4).await;
+    }
     assert_eq!(talk.rest().await, "");
-    assert!(began.elapsed() < deadline * 5, "counted from the first byte, not from the last");
 }
 
 /// What a connection may hold without a share, of each kind.
