@@ -2,14 +2,15 @@
 //! directory is copied, the root goes on, its relay follows; then the copy is put back. While the
 //! restored root is merely behind, the relay waits and serves what it has. When it has written
 //! other entries under the same indices, the relay says that the two have different pasts, raises
-//! the alarm, applies nothing, and goes on serving.
+//! the alarm, applies nothing, and goes on serving. A new node that could have its first copy from either
+//! has it from the root.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::path::Path;
 
-use quicksilver_tests::cluster::{DOWNSTREAM_ENDED, UPSTREAM_ENDED};
+use quicksilver_tests::cluster::{BOOTSTRAP_ENDED, DOWNSTREAM_ENDED, Node, UPSTREAM_ENDED};
 use quicksilver_tests::resp::Client;
-use quicksilver_tests::{Cluster, SOON, eventually};
+use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 
 fn copy_directory(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -38,19 +39,24 @@ fn restored() -> Cluster {
     cluster.relay("relay", &["root"]);
     cluster.start_all();
     write(&mut cluster.node("root").client(), "before", 10);
+    restore_root(&mut cluster, |client| write(client, "lost", 10));
+    assert_eq!(cluster.node("root").status().index, 10);
+    cluster
+}
+
+/// Makes a backup of the root, has it go on, and puts the backup back.
+fn restore_root(cluster: &mut Cluster, mut go_on: impl FnMut(&mut Client)) {
     cluster.await_converged(SOON);
     let (data, backup) = (cluster.node("root").data_dir(), cluster.path().join("backup"));
     cluster.node_mut("root").term();
     copy_directory(&data, &backup);
     cluster.node_mut("root").start();
-    write(&mut cluster.node("root").client(), "lost", 10);
+    go_on(&mut cluster.node("root").client());
     cluster.await_converged(SOON);
     cluster.node_mut("root").kill9();
     std::fs::remove_dir_all(&data).unwrap();
     copy_directory(&backup, &data);
     cluster.node_mut("root").start();
-    assert_eq!(cluster.node("root").status().index, 10);
-    cluster
 }
 
 #[test]
@@ -94,4 +100,45 @@ fn a_root_with_another_past_is_not_followed() {
     // What a monitoring script asks, and its answer: 4, corrupt or diverged.
     let asked = relay.qsctl(&["status"]);
     assert_eq!(asked.status.code(), Some(4), "{asked:?}");
+}
+
+/// Story: the relay has not been looked after yet, and a new machine is told to follow the root or the
+/// relay. Neither log reaches back to the beginning; the relay's, which the restored root has left
+/// behind, begins earlier. The new one takes the root's snapshot all the same.
+#[test]
+fn a_new_node_begins_with_what_the_root_has() {
+    const LOG_BYTES: u64 = 1 << 20;
+    let mut rng = seeded_rng();
+    let mut fill = |client: &mut Client| {
+        for n in 0..64 {
+            let value = random_bytes(&mut rng, (LOG_BYTES / 16) as usize);
+            let key = format!("key-{}", n % 8);
+            assert!(client.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
+        }
+    };
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("retention.bytes", LOG_BYTES);
+    cluster.relay("relay", &["root"]).set_literal("retention.bytes", LOG_BYTES);
+    cluster.start_all();
+    fill(&mut cluster.node("root").client());
+    restore_root(&mut cluster, &mut fill);
+    let (root, relay) = (cluster.node("root"), cluster.node("relay"));
+    (0..2).for_each(|_| fill(&mut root.client()));
+    write(&mut root.client(), "other", 15);
+    relay.await_status("another past", SOON, |status| status.state == "diverged");
+    assert!(1 < oldest(relay) && oldest(relay) < oldest(root));
+
+    cluster.leaf("leaf", &["relay", "root"]).start();
+    let wanted = cluster.node("root").status();
+    let leaf = cluster.node("leaf");
+    leaf.await_status("what the root has", SOON, |status| status.same_data(&wanted));
+    leaf.await_ready();
+    assert_eq!(leaf.client().call(&["GET", "key"]).unwrap().text(), Some("other 14"));
+    assert_eq!(leaf.counted(BOOTSTRAP_ENDED, "done"), 1);
+    assert_eq!(leaf.counted(UPSTREAM_ENDED, "diverged"), 0);
+    leaf.reader().assert_verified();
+}
+
+fn oldest(node: &Node) -> u64 {
+    node.status().json["oldest_index"].as_u64().unwrap()
 }

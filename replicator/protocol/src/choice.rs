@@ -10,13 +10,16 @@
 //!   the first, shortest wait;
 //! * a snapshot is asked for only after a whole round in which some upstream's log was too short
 //!   and none served; after a divergence or a wrong database nothing is tried for
-//!   [`HALT_RETRY_MS`].
+//!   [`HALT_RETRY_MS`];
+//! * a snapshot comes from an upstream that is connected to the root; from another one only when for
+//!   [`ROOTLESS_MS`] none was.
 //!
 //! Upstreams are slots (numbers): what is behind them is the driver's business.
 
 use quicksilver_format::Index;
 use rand::Rng;
 
+use crate::clock::Millis;
 use crate::end::{Decision, SessionEnd};
 
 /// Bound of the first wait.
@@ -25,6 +28,9 @@ pub const BACKOFF_BASE_MS: u64 = 100;
 pub const BACKOFF_CAP_MS: u64 = 30_000;
 /// The wait after something that needs an operator.
 pub const HALT_RETRY_MS: u64 = 30_000;
+/// While no upstream is connected to the root, a node waits for so long before it takes a snapshot of
+/// one that is not.
+pub const ROOTLESS_MS: u64 = 30_000;
 /// A session that streamed for so long has worked: the back-off starts again.
 pub const HEALTHY_MS: u64 = 10_000;
 
@@ -68,6 +74,8 @@ pub struct Chooser {
     /// The longest log that was still too short, in this round.
     too_old: Option<(Index, UpstreamSlot)>,
     round_over: bool,
+    /// Since when a snapshot is wanted and nobody is connected to the root.
+    rootless_since: Option<Millis>,
     done: bool,
 }
 
@@ -83,6 +91,7 @@ impl Chooser {
             wait_at_least_ms: 0,
             too_old: None,
             round_over: false,
+            rootless_since: None,
             done: false,
         }
     }
@@ -113,6 +122,7 @@ impl Chooser {
         if streamed_ms > 0 {
             self.too_old = None;
             self.round_over = false;
+            self.rootless_since = None;
         }
         if streamed_ms >= HEALTHY_MS {
             self.failures = 0;
@@ -169,6 +179,28 @@ impl Chooser {
     pub fn fetch(&mut self, oldest: Index, slot: UpstreamSlot) {
         self.too_old = Some((oldest, slot));
         self.round_over = true;
+    }
+
+    /// The answer to [`Next::Snapshot`], once the upstreams were asked which of them are `connected` to
+    /// the root: whom to ask for a snapshot, in this order. Nobody yet, when none of them is: then another
+    /// round is due.
+    ///
+    /// `first` is whose log reaches back furthest. That is easily one that has lost the root, because
+    /// the others' logs have moved on, and what it has may be of a past that the root has left.
+    pub fn snapshot_sources(
+        &mut self,
+        now: Millis,
+        first: UpstreamSlot,
+        connected: &[UpstreamSlot],
+    ) -> Vec<UpstreamSlot> {
+        let slots = self.slots;
+        let all = (0..slots).map(|n| UpstreamSlot((first.0 + n) % slots));
+        if !connected.is_empty() {
+            self.rootless_since = None;
+            return all.filter(|slot| connected.contains(slot)).collect();
+        }
+        let since = *self.rootless_since.get_or_insert(now);
+        if now.since_ms(since) < ROOTLESS_MS { Vec::new() } else { all.collect() }
     }
 
     fn advance(&mut self) {
@@ -232,6 +264,29 @@ mod tests {
             chooser.ended(&busy(0), 0);
         }
         assert_eq!(order, [0, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_snapshot_comes_from_the_tree_of_the_root_or_in_the_end_from_anybody() {
+        let mut chooser = Chooser::new(2, 1);
+        let mut sources = |at_ms, first, connected: &[usize]| {
+            let connected: Vec<_> = connected.iter().copied().map(UpstreamSlot).collect();
+            let sources =
+                chooser.snapshot_sources(Millis::new(at_ms), UpstreamSlot(first), &connected);
+            sources.iter().map(|slot| slot.0).collect::<Vec<_>>()
+        };
+        assert_eq!(sources(0, 1, &[0]), [0]);
+        assert_eq!(sources(1, 1, &[0, 1]), [1, 0]);
+        assert_eq!(sources(2, 2, &[2, 1, 0]), [2, 0, 1]);
+        assert_eq!(sources(10, 1, &[]), []);
+        assert_eq!(sources(9 + ROOTLESS_MS, 1, &[]), []);
+        assert_eq!(sources(10 + ROOTLESS_MS, 1, &[]), [1, 2, 0]);
+        // Counted from the last time that somebody was.
+        assert_eq!(sources(11 + ROOTLESS_MS, 1, &[2]), [2]);
+        assert_eq!(sources(12 + ROOTLESS_MS, 1, &[]), []);
+        assert_eq!(sources(12 + 2 * ROOTLESS_MS, 1, &[]), [1, 2, 0]);
+        chooser.ended(&lost(), 1);
+        assert_eq!(chooser.snapshot_sources(Millis::new(1 << 40), UpstreamSlot(0), &[]), []);
     }
 
     #[test]

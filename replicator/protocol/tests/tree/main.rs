@@ -40,7 +40,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 /// Every rare state that has to be met in some of the seeds.
-const RARE: [&str; 34] = [
+const RARE: [&str; 37] = [
     "a batch that was not the next was refused",
     "a busy upstream was left",
     "a circle formed while sessions lived",
@@ -61,6 +61,9 @@ const RARE: [&str; 34] = [
     "a snapshot was cut and gone on with",
     "a snapshot was installed",
     "a snapshot was made",
+    "a snapshot was waited for while nobody had the root",
+    "a snapshot was wanted of those that had lost the root",
+    "a snapshot was wanted of those that had the root only",
     "a source began anew",
     "a source gave up a silent follower",
     "a stale upstream was left for a fresher one",
@@ -131,6 +134,10 @@ fn ten_thousand_trees_keep_the_invariants_and_come_together() {
     if count >= SEEDS {
         let never: Vec<_> = RARE.iter().filter(|what| !met.contains_key(**what)).collect();
         assert!(never.is_empty(), "the seeds are too kind, this never happened: {never:?}");
+        // It cannot be ruled out: the root may be restored while a snapshot is on its way. Were nobody
+        // asked who has the root, it would be 250.
+        let left = met.get("a snapshot was of a past that the root had left");
+        assert!(left.is_none_or(|seeds| seeds * 100 < count), "in {left:?} seeds of {count}");
     }
 }
 

@@ -117,8 +117,17 @@ impl Record {
 
     /// Whether a log that ends at `later` has everything that one has which ends at `earlier`.
     pub fn is_beginning(&self, earlier: &Position, later: &Position) -> bool {
-        let (mine, mut theirs) = (self.past_of(earlier), self.past_of(later));
-        let mut until = later.index;
+        self.is_before(earlier, self.past_of(later), later.index)
+    }
+
+    /// Whether the root has had this, and has not been restored to something else since.
+    pub fn is_of_the_root(&self, position: &Position) -> bool {
+        self.is_before(position, self.pasts.len() - 1, Index::new(u64::MAX))
+    }
+
+    /// Whether a log that ends at `until` in the past `theirs` has everything up to `earlier`.
+    fn is_before(&self, earlier: &Position, mut theirs: usize, mut until: Index) -> bool {
+        let mine = self.past_of(earlier);
         while theirs != mine && theirs != 0 {
             until = until.min(self.pasts[theirs].from);
             theirs = self.pasts[theirs].parent;

@@ -8,7 +8,7 @@ use quicksilver_protocol::recent::Epoch;
 use quicksilver_protocol::tenure::{Answer, Verdict};
 use quicksilver_protocol::{
     ByeReason, Decision, EndCause, FetchAction, FetchEnd, FetchSession, FollowerAction,
-    FollowerSession, Lineage, Millis, Next, SessionEnd, Start, Tenure, UpstreamSlot,
+    FollowerSession, Lineage, Millis, Next, SessionEnd, Start, Tenure, UpstreamSlot, Welcome,
 };
 
 use crate::disk::Disk;
@@ -63,6 +63,10 @@ struct Asking {
 /// A snapshot that is wanted.
 #[derive(Debug)]
 pub struct Fetching {
+    /// Whose log reaches back furthest.
+    first: UpstreamSlot,
+    /// Who is connected to the root.
+    connected: Vec<UpstreamSlot>,
     order: Vec<NodeNumber>,
     /// Where the longest log of theirs begins.
     oldest: Index,
@@ -78,6 +82,8 @@ pub struct Fetching {
 
 #[derive(Debug)]
 enum Fetch {
+    /// Hears who is connected to the root.
+    Asking(Vec<Asking>),
     Waiting(Millis),
     Dialling(Millis),
     Receiving {
@@ -117,6 +123,10 @@ impl Up {
                 at
             }
             Up::Fetching(fetching) => match &fetching.state {
+                Fetch::Asking(asking) => {
+                    let deadlines = asking.iter().map(|asking| asking.session.next_deadline());
+                    deadlines.min().unwrap_or(Millis::ZERO)
+                }
                 Fetch::Waiting(at) | Fetch::Dialling(at) => *at,
                 Fetch::Receiving { session, .. } => session.next_deadline(),
                 Fetch::Complete => NEVER,
@@ -134,11 +144,13 @@ impl Up {
                     net.close(asking.number, ME);
                 }
             }
-            Up::Fetching(fetching) => {
-                if let Fetch::Receiving { number, .. } = fetching.state {
-                    net.close(number, ME);
+            Up::Fetching(fetching) => match fetching.state {
+                Fetch::Asking(asking) => {
+                    asking.iter().for_each(|asking| net.close(asking.number, ME));
                 }
-            }
+                Fetch::Receiving { number, .. } => net.close(number, ME),
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -155,7 +167,7 @@ impl Process {
     ) -> bool {
         match std::mem::replace(&mut self.up, Up::Next) {
             Up::Next => {
-                self.up = self.decide(place, net);
+                self.up = self.decide(place, node, net);
                 !matches!(self.up, Up::Idle)
             }
             Up::Waiting(slot, at) if at <= net.now => {
@@ -180,7 +192,7 @@ impl Process {
                 }
             }
             Up::Fetching(mut fetching) => {
-                let (did, done) = self.fetch(&mut fetching, disk, node, net);
+                let (did, done) = self.fetch(&mut fetching, disk, place, node, net);
                 if !done {
                     self.up = Up::Fetching(fetching);
                 }
@@ -193,22 +205,29 @@ impl Process {
         }
     }
 
-    fn decide(&mut self, place: &Place, net: &mut Net) -> Up {
+    fn decide(&mut self, place: &Place, node: NodeNumber, net: &mut Net) -> Up {
         match self.chooser.next(&mut net.rng) {
             Next::Dial { slot, after_ms } => Up::Waiting(slot, net.now.plus_ms(after_ms)),
             Next::Snapshot { slot, oldest } => {
                 net.record.meet("no upstream had the log");
-                let mut order = place.upstreams.clone();
-                order.rotate_left(slot.0);
+                let mut asking = Vec::new();
+                for (n, upstream) in place.upstreams.iter().enumerate() {
+                    if let Dialled::Connected(number) = net.dial(node, *upstream) {
+                        let session = self.session(Start::Newest, Some(Index::ZERO), net.now);
+                        asking.push(Asking { number, slot: UpstreamSlot(n), session });
+                    }
+                }
                 Up::Fetching(Box::new(Fetching {
-                    order,
+                    first: slot,
+                    connected: Vec::new(),
+                    order: Vec::new(),
                     oldest,
                     at: 0,
                     again: false,
                     wait_ms: FETCH_RETRY_MS,
                     progressed: net.now,
                     sender: None,
-                    state: Fetch::Waiting(net.now),
+                    state: Fetch::Asking(asking),
                 }))
             }
             Next::Done => panic!("no stop was asked for"),
@@ -225,7 +244,7 @@ impl Process {
                 return Up::Next;
             }
         };
-        let session = self.session(None, net.now);
+        let session = self.session(Start::After(self.end()), None, net.now);
         Up::Following(Box::new(Following {
             number,
             slot,
@@ -238,13 +257,9 @@ impl Process {
         }))
     }
 
-    fn session(&self, stop: Option<Index>, now: Millis) -> FollowerSession {
-        let options = FollowOptions {
-            start: Start::After(self.end()),
-            stop,
-            path: self.lineage.path.clone(),
-            deadlines: DEADLINES,
-        };
+    fn session(&self, start: Start, stop: Option<Index>, now: Millis) -> FollowerSession {
+        let options =
+            FollowOptions { start, stop, path: self.lineage.path.clone(), deadlines: DEADLINES };
         FollowerSession::new(self.me.clone(), options, now)
     }
 
@@ -388,7 +403,8 @@ impl Process {
             }
             let Some(slot) = tenure.ask(net.now, &mut net.rng) else { return false };
             if let Dialled::Connected(number) = net.dial(node, place.upstreams[slot.0]) {
-                let session = self.session(Some(self.end().index), net.now);
+                let end = self.end();
+                let session = self.session(Start::After(end), Some(end.index), net.now);
                 following.asking = Some(Asking { number, slot, session });
             } else {
                 following.verdict = tenure.answered(net.now, slot, Answer::Nothing);
@@ -403,7 +419,7 @@ impl Process {
             return busy;
         };
         let answer = match answer {
-            Ok(heartbeat) => Answer::Welcome(heartbeat),
+            Ok(welcome) => Answer::Welcome(welcome.heartbeat),
             Err(end) => {
                 if end.decision() == Decision::Halt {
                     net.record.meet("another upstream than the one that was followed differed");
@@ -475,10 +491,18 @@ impl Process {
         &mut self,
         fetching: &mut Fetching,
         disk: &mut Disk,
+        place: &Place,
         node: NodeNumber,
         net: &mut Net,
     ) -> (bool, bool) {
         match &mut fetching.state {
+            Fetch::Asking(_) => {
+                let did = fetching.hear(net);
+                if matches!(&fetching.state, Fetch::Asking(asking) if asking.is_empty()) {
+                    return (true, !self.begin_fetch(fetching, place, net));
+                }
+                (did, false)
+            }
             Fetch::Waiting(at) if *at <= net.now => {
                 fetching.state = match net.dial(node, fetching.order[fetching.at]) {
                     Dialled::Connected(number) => Fetch::Receiving {
@@ -495,6 +519,24 @@ impl Process {
             Fetch::Complete => self.install(disk, node, net),
             _ => (false, false),
         }
+    }
+
+    /// Everybody has answered who is connected to the root; false when nobody is to be asked yet.
+    fn begin_fetch(&mut self, fetching: &mut Fetching, place: &Place, net: &mut Net) -> bool {
+        let Fetching { first, connected, .. } = fetching;
+        let sources = self.chooser.snapshot_sources(net.now, *first, connected);
+        match (sources.len(), connected.len()) {
+            (0, _) => net.record.meet("a snapshot was waited for while nobody had the root"),
+            (_, 0) => net.record.meet("a snapshot was wanted of those that had lost the root"),
+            (_, n) if n < place.upstreams.len() => {
+                net.record.meet("a snapshot was wanted of those that had the root only");
+            }
+            _ => {}
+        }
+        fetching.order = sources.iter().map(|slot| place.upstreams[slot.0]).collect();
+        fetching.progressed = net.now;
+        fetching.state = Fetch::Waiting(net.now);
+        !sources.is_empty()
     }
 
     fn fetch_session(&self, oldest: Index, disk: &Disk, net: &Net) -> FetchSession {
@@ -588,6 +630,9 @@ impl Process {
             return (true, true);
         }
         net.record.meet("a snapshot was installed");
+        if !net.record.is_of_the_root(&snapshot.end()) {
+            net.record.meet("a snapshot was of a past that the root had left");
+        }
         disk.install(snapshot);
         net.record.moved(node, disk.end(), Moved::Installed);
         self.me.history = Some(disk.history);
@@ -597,6 +642,23 @@ impl Process {
 }
 
 impl Fetching {
+    /// Hears what those say who were asked.
+    fn hear(&mut self, net: &mut Net) -> bool {
+        let Fetch::Asking(asking) = &mut self.state else { return false };
+        let mut did = false;
+        asking.retain_mut(|question| {
+            let (answer, busy) = answer(question, net);
+            did |= busy;
+            let Some(answer) = answer else { return true };
+            net.close(question.number, ME);
+            if answer.is_ok_and(|welcome| welcome.lineage.connected_to_root) {
+                self.connected.push(question.slot);
+            }
+            false
+        });
+        did
+    }
+
     /// The next one; true when no one can help.
     fn another(&mut self, net: &Net) -> bool {
         self.at += 1;
@@ -646,17 +708,14 @@ fn read_frame(
 }
 
 /// The answer, if there is one, and whether something was done.
-fn answer(
-    asking: &mut Asking,
-    net: &mut Net,
-) -> (Option<Result<Option<Heartbeat>, SessionEnd>>, bool) {
+fn answer(asking: &mut Asking, net: &mut Net) -> (Option<Result<Box<Welcome>, SessionEnd>>, bool) {
     let mut busy = false;
     loop {
         while let Some(action) = asking.session.poll() {
             busy = true;
             match action {
                 FollowerAction::Send(frame) => net.send(asking.number, ME, &frame),
-                FollowerAction::Welcomed(welcome) => return (Some(Ok(welcome.heartbeat)), true),
+                FollowerAction::Welcomed(welcome) => return (Some(Ok(welcome)), true),
                 FollowerAction::Close(end) => return (Some(Err(end)), true),
                 _ => {}
             }

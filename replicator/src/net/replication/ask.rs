@@ -1,23 +1,58 @@
-//! Asking another upstream whether it would serve this node, and how fresh it is.
+//! Asking another upstream whether it would serve this node, and how fresh it is; and before a snapshot
+//! is fetched, who is connected to the root.
 //!
-//! It is a session that stops where this node is: it ends with its `Welcome`, and nothing of it is
+//! It is a session that stops before its first batch: it ends with its `Welcome`, and nothing of it is
 //! applied.
 
 use std::time::Duration;
 
-use quicksilver_format::{Address, Heartbeat};
+use futures_util::future::join_all;
+use quicksilver_format::{Address, Heartbeat, Index};
 use quicksilver_protocol::follower::FollowOptions;
-use quicksilver_protocol::{Decoded, Decoder, FollowerAction, FollowerSession, SessionEnd, Start};
+use quicksilver_protocol::{
+    Decoded, Decoder, FollowerAction, FollowerSession, SessionEnd, Start, UpstreamSlot, Welcome,
+};
+use tokio::sync::watch;
 
 use super::Clock;
 use super::connection::{Connection, Moved};
 use super::follow::FollowContext;
-use super::upstream::Dial;
+use super::upstream::{Dial, Upstreams};
 
 impl<D: Dial> FollowContext<D> {
     /// What `address` says to a node that stands where this one does: its newest heartbeat, or why it
     /// does not serve this node.
     pub(super) async fn ask(&self, address: &Address) -> Result<Option<Heartbeat>, SessionEnd> {
+        let end = self.feed.state().end;
+        match self.greet(address, Start::After(end), end.index).await {
+            Ok(welcome) => Ok(welcome.heartbeat),
+            Err(end) => Err(self.judge(end).await),
+        }
+    }
+
+    /// Which upstreams are connected to the root at present; `None` when this node shuts down. All are
+    /// asked at once, as an observer would: a node that needs a snapshot has no log that they could judge.
+    pub(super) async fn connected_to_root(
+        &self,
+        upstreams: &Upstreams,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Option<Vec<UpstreamSlot>> {
+        let questions = upstreams.slots().map(|(slot, address)| async move {
+            let answer = self.greet(address, Start::Newest, Index::ZERO).await;
+            answer.is_ok_and(|welcome| welcome.lineage.connected_to_root).then_some(slot)
+        });
+        tokio::select! {
+            answers = join_all(questions) => Some(answers.into_iter().flatten().collect()),
+            _ = shutdown.wait_for(|down| *down) => None,
+        }
+    }
+
+    async fn greet(
+        &self,
+        address: &Address,
+        start: Start,
+        stop: Index,
+    ) -> Result<Box<Welcome>, SessionEnd> {
         let patience = Duration::from_millis(self.deadlines.handshake_ms);
         let stream = match tokio::time::timeout(patience, self.dial.dial(address)).await {
             Ok(Ok(stream)) => stream,
@@ -25,26 +60,24 @@ impl<D: Dial> FollowContext<D> {
             Err(_) => return Err(SessionEnd::never_connected("no connection in time")),
         };
         let mut connection = Connection::new(stream, Decoder::of_source_bytes());
-        let answer = self.handshake(&mut connection).await;
+        let answer = self.handshake(&mut connection, start, stop).await;
         connection.finish().await;
-        match answer {
-            Err(end) => Err(self.judge(end).await),
-            heartbeat => heartbeat,
-        }
+        answer
     }
 
     async fn handshake<S>(
         &self,
         connection: &mut Connection<S>,
-    ) -> Result<Option<Heartbeat>, SessionEnd>
+        start: Start,
+        stop: Index,
+    ) -> Result<Box<Welcome>, SessionEnd>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
         let clock = Clock::start();
-        let end = self.feed.state().end;
         let options = FollowOptions {
-            start: Start::After(end),
-            stop: Some(end.index),
+            start,
+            stop: Some(stop),
             path: self.lineage.borrow().path.clone(),
             deadlines: self.deadlines,
         };
@@ -54,7 +87,7 @@ impl<D: Dial> FollowContext<D> {
             while let Some(action) = session.poll() {
                 match action {
                     FollowerAction::Send(frame) => connection.send(&frame),
-                    FollowerAction::Welcomed(welcome) => return Ok(welcome.heartbeat),
+                    FollowerAction::Welcomed(welcome) => return Ok(welcome),
                     FollowerAction::Close(end) => return Err(end),
                     // They come after the Welcome.
                     FollowerAction::AdoptHistory(_)

@@ -14,14 +14,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use quicksilver_format::{Address, Heartbeat, Index};
+use quicksilver_format::{Address, Heartbeat};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::recent::{Epoch, PushError};
 use quicksilver_protocol::tenure::{Answer, Verdict};
 use quicksilver_protocol::{
-    ByeReason, Chooser, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction,
-    FollowerSession, Lineage, Millis, Next, Quota, SessionEnd, Start, Tenure, UpstreamSlot,
-    Welcome,
+    ByeReason, Deadlines, Decision, Decoded, Decoder, EndCause, FollowerAction, FollowerSession,
+    Lineage, Millis, Next, Quota, SessionEnd, Start, Tenure, UpstreamSlot, Welcome,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -72,7 +71,7 @@ pub async fn follow<D: Dial>(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut rng = StdRng::from_os_rng();
-    let mut chooser = Chooser::new(upstreams.primary.len(), upstreams.secondary.len());
+    let (mut chooser, clock) = (upstreams.chooser(), Clock::start());
     while !*shutdown.borrow() {
         match chooser.next(&mut rng) {
             Next::Dial { slot, after_ms } => {
@@ -96,7 +95,13 @@ pub async fn follow<D: Dial>(
             }
             Next::Snapshot { oldest, slot } => {
                 context.report_snapshot(oldest, upstreams.at(slot));
-                context.bootstrap(&upstreams, slot, oldest, &mut shutdown).await;
+                if context.fetching.is_some()
+                    && let Some(connected) =
+                        context.connected_to_root(&upstreams, &mut shutdown).await
+                {
+                    let sources = chooser.snapshot_sources(clock.now(), slot, &connected);
+                    context.bootstrap(&upstreams, &sources, oldest, &mut shutdown).await;
+                }
             }
             Next::Done | Next::Nothing => {
                 context.status.send_modify(|status| status.state = UpstreamState::Idle);
@@ -226,72 +231,6 @@ impl<D: Dial> FollowContext<D> {
             status.lineage = None;
             status.last_error = Some(end.to_string());
         });
-    }
-
-    /// Fetches a snapshot although the upstreams have the log: this node's files are damaged. True when
-    /// it goes on in that.
-    pub async fn rebuild(
-        &self,
-        upstreams: &Upstreams,
-        shutdown: &mut watch::Receiver<bool>,
-    ) -> bool {
-        tracing::warn!(
-            node = %self.name.node_id,
-            "this node's files are damaged: it fetches a snapshot to go on in, and serves what verifies"
-        );
-        self.bootstrap(upstreams, UpstreamSlot(0), Index::ZERO, shutdown).await
-    }
-
-    /// Fetches a snapshot, first from the upstream whose log reaches back furthest.
-    async fn bootstrap(
-        &self,
-        upstreams: &Upstreams,
-        first: UpstreamSlot,
-        oldest: Index,
-        shutdown: &mut watch::Receiver<bool>,
-    ) -> bool {
-        let Some(fetching) = &self.fetching else { return false };
-        self.status.send_modify(|status| status.state = UpstreamState::Bootstrapping);
-        let mut addresses: Vec<Address> =
-            upstreams.primary.iter().chain(&upstreams.secondary).cloned().collect();
-        if first.0 < addresses.len() {
-            addresses.rotate_left(first.0);
-        }
-        let node = &self.name.node_id;
-        let run = fetching.run(&addresses, oldest, shutdown).await;
-        let bootstrapped = run.is_ok();
-        match run {
-            Ok(()) => tracing::info!(%node, "bootstrapped from a snapshot"),
-            Err(_) if *shutdown.borrow() => {}
-            Err(reason) => {
-                tracing::warn!(
-                    %node, reason,
-                    "no snapshot yet; it is tried again, and this node keeps serving what it has"
-                );
-                self.status.send_modify(|status| status.last_error = Some(reason));
-            }
-        }
-        bootstrapped
-    }
-
-    fn report_snapshot(&self, oldest: Index, address: Option<&Address>) {
-        let upstream = address.map(ToString::to_string).unwrap_or_default();
-        let node = &self.name.node_id;
-        if self.fetching.is_some() {
-            tracing::info!(
-                %node, %oldest, upstream,
-                "no upstream has the log this node needs: it fetches a snapshot, and serves what it \
-                 has meanwhile"
-            );
-        } else {
-            tracing::error!(
-                %node, %oldest, upstream,
-                "no upstream has the log this node needs: it needs a snapshot (qsctl snapshot). It \
-                 keeps serving what it has"
-            );
-        }
-        let state = UpstreamState::NeedsSnapshot { oldest };
-        self.status.send_modify(|status| status.state = state);
     }
 }
 

@@ -15,12 +15,14 @@
 //! * [`serve`]: one downstream. [`downstreams`]: all of them, for status, WAIT and admission.
 //! * [`follow`](mod@follow): the session with the upstream. [`upstream`]: who it may be, and what an
 //!   operator is told about it. `ask`: whether another one would be better.
-//! * [`transfer`]: snapshots, fetched and served.
+//! * `bootstrap`: what is done when no upstream has the log. [`transfer`]: snapshots, fetched and
+//!   served.
 //! * [`connection`]: bytes in and out of a stream, bounded.
 //!
 //! There is no LMDB here: the store is behind [`ReplicaLog`] (reads) and [`BatchSink`] (writes).
 
 mod ask;
+mod bootstrap;
 pub mod connection;
 pub mod downstreams;
 pub mod feed;

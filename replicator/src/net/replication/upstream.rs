@@ -5,7 +5,7 @@ use std::io;
 use std::time::SystemTime;
 
 use quicksilver_format::{Address, Heartbeat, Index, NodeId};
-use quicksilver_protocol::{Lineage, UpstreamSlot};
+use quicksilver_protocol::{Chooser, Lineage, UpstreamSlot};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::net::listen::Stream;
@@ -20,8 +20,17 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
+    pub(super) fn slots(&self) -> impl Iterator<Item = (UpstreamSlot, &Address)> {
+        let all = self.primary.iter().chain(&self.secondary);
+        all.enumerate().map(|(n, address)| (UpstreamSlot(n), address))
+    }
+
     pub(super) fn at(&self, slot: UpstreamSlot) -> Option<&Address> {
-        self.primary.iter().chain(&self.secondary).nth(slot.0)
+        self.slots().nth(slot.0).map(|(_, address)| address)
+    }
+
+    pub(super) fn chooser(&self) -> Chooser {
+        Chooser::new(self.primary.len(), self.secondary.len())
     }
 
     pub(super) fn len(&self) -> usize {
