@@ -177,7 +177,7 @@ typedef enum qs_result {
  */
 typedef enum qs_state {
     /**
-     * Nobody knows: no replicator has run here yet, or it died while it said so.
+     * Nobody knows: no replicator has run here yet, or it is of a later release that says another word.
      */
     QS_STATE_UNKNOWN = 0,
     /**

@@ -16,7 +16,7 @@ type State uint64
 
 // The states.
 const (
-	StateUnknown      State = C.QS_STATE_UNKNOWN      // none has run here yet, or it died while it said so
+	StateUnknown      State = C.QS_STATE_UNKNOWN      // none has run here yet, or it is of a later release that says another word
 	StateStarting     State = C.QS_STATE_STARTING     // opening its environment
 	StateRoot         State = C.QS_STATE_ROOT         // a root that accepts writes
 	StateFollowing    State = C.QS_STATE_FOLLOWING    // following an upstream

@@ -18,7 +18,7 @@ pub const QS_ID_BYTES: usize = 40;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum qs_state {
-    /// Nobody knows: no replicator has run here yet, or it died while it said so.
+    /// Nobody knows: no replicator has run here yet, or it is of a later release that says another word.
     QS_STATE_UNKNOWN = 0,
     /// Opening its environment.
     QS_STATE_STARTING = 1,

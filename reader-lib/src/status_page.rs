@@ -1,8 +1,8 @@
 //! The shared status page: one 4096-byte file that every process on the machine maps.
 //!
 //! It answers "anything new?" without a transaction, and lets a process sleep until there is.
-//! It is a hint: `CURRENT` and LMDB are the truth, and a reader that finds the page stuck or
-//! missing falls back to them.
+//! It is a hint: `CURRENT` and LMDB are the truth, and a reader that finds the page old or missing
+//! falls back to them.
 //!
 //! Invariants:
 //! * The file has 4096 allocated bytes before anybody can see it under its name, and it is never
@@ -98,8 +98,9 @@ pub enum PageError {
     Unreadable(String),
 }
 
-/// What the page says of its writer. Each field is true by itself, and a writer that lost its
-/// processor in the middle of an update, or its life, does not hide them.
+/// What the page says of its writer. Each field is true by itself: two of them may be of different
+/// moments, and a writer that lost its processor in the middle of an update, or its life, does not hide
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageView {
     /// When the last commit was, microseconds since the Unix epoch; 0 before the first.
@@ -211,7 +212,9 @@ impl StatusPage {
     /// What it says of its writer.
     pub fn view(&self) -> PageView {
         let map = &self.map;
-        let heartbeat_us = map.u64(at::AT_HEARTBEAT).load(Ordering::Relaxed);
+        // What was committed before the heartbeat counted is visible to whoever has seen it: this pairs
+        // with the fence of the update.
+        let heartbeat_us = map.u64(at::AT_HEARTBEAT).load(Ordering::Acquire);
         PageView {
             commit_time_us: map.u64(at::AT_COMMIT_TIME).load(Ordering::Relaxed),
             heartbeat_us: (heartbeat_us != 0).then_some(heartbeat_us),

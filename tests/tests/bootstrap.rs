@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use quicksilver_tests::cluster::{BOOTSTRAP_ENDED, Node, Status, qsctl};
 use quicksilver_tests::proxy::{Proxy, Weather};
@@ -12,6 +13,8 @@ use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 use rand::Rng;
 
 const MIB: u64 = 1 << 20;
+/// For so long a node waits for an upstream that is connected to the root.
+const WITHOUT_ROOT: Duration = Duration::from_secs(30);
 
 /// Writes so many values that do not compress.
 fn fill(client: &mut Client, keys: u32, bytes: usize) {
@@ -329,4 +332,31 @@ fn a_bad_network_only_delays() {
     leaf.reader().assert_verified();
     assert!(proxy.faults() > 0);
     assert!(!leaf.log_text().contains("has hash"), "what was flipped was never in its file");
+}
+
+/// Story: the root is down, and a new machine is set up meanwhile. Nobody can say whether what the relay
+/// has is what the root has; the new one waits for a while, then takes that.
+#[test]
+fn a_new_machine_while_the_root_is_away() {
+    let mut cluster = Cluster::new();
+    root(&mut cluster);
+    cluster.relay("relay", &["root"]).set_literal("retention.bytes", MIB);
+    cluster.start_all();
+    fill(&mut cluster.node("root").client(), 1000, 4000);
+    cluster.await_converged(SOON);
+    let there = cluster.node("relay").status();
+    assert!(there.json["oldest_index"].as_u64().unwrap() > 1);
+    cluster.node_mut("root").kill9();
+    cluster.node("relay").await_status("alone", SOON, |status| status.state == "disconnected");
+
+    let began = Instant::now();
+    cluster.leaf("leaf", &["relay"]).spawn();
+    let leaf = cluster.node("leaf");
+    leaf.await_log("none says that it is connected to the root", SOON);
+    // Between two of its rounds there may be half a minute.
+    leaf.await_index(there.index, 2 * SOON);
+    println!("it has the relay's copy after {:.1?}", began.elapsed());
+    assert!(began.elapsed() >= WITHOUT_ROOT, "it did not wait: {:?}", began.elapsed());
+    assert!(leaf.status().same_data(&there));
+    leaf.reader().assert_verified();
 }

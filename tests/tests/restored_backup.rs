@@ -136,6 +136,9 @@ fn a_new_node_begins_with_what_the_root_has() {
     assert_eq!(leaf.client().call(&["GET", "key"]).unwrap().text(), Some("other 14"));
     assert_eq!(leaf.counted(BOOTSTRAP_ENDED, "done"), 1);
     assert_eq!(leaf.counted(UPSTREAM_ENDED, "diverged"), 0);
+    // Its question made it no downstream: WAIT would have counted it as one that has everything.
+    let welcomed = "downstream welcomed node=root downstream=leaf";
+    assert_eq!(cluster.node("root").log_text().matches(welcomed).count(), 1);
     leaf.reader().assert_verified();
 }
 

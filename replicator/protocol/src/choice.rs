@@ -11,8 +11,8 @@
 //! * a snapshot is asked for only after a whole round in which some upstream's log was too short
 //!   and none served; after a divergence or a wrong database nothing is tried for
 //!   [`HALT_RETRY_MS`];
-//! * a snapshot comes from an upstream that is connected to the root; from another one only when for
-//!   [`ROOTLESS_MS`] none was.
+//! * a snapshot comes from an upstream that is connected to the root; from another one only when none
+//!   was, [`ROOTLESS_ROUNDS`] times in a row and for [`ROOTLESS_MS`].
 //!
 //! Upstreams are slots (numbers): what is behind them is the driver's business.
 
@@ -20,7 +20,8 @@ use quicksilver_format::Index;
 use rand::Rng;
 
 use crate::clock::Millis;
-use crate::end::{Decision, SessionEnd};
+use crate::end::{Decision, EndCause, SessionEnd};
+use crate::message::ByeReason;
 
 /// Bound of the first wait.
 pub const BACKOFF_BASE_MS: u64 = 100;
@@ -29,8 +30,10 @@ pub const BACKOFF_CAP_MS: u64 = 30_000;
 /// The wait after something that needs an operator.
 pub const HALT_RETRY_MS: u64 = 30_000;
 /// While no upstream is connected to the root, a node waits for so long before it takes a snapshot of
-/// one that is not.
+/// one that is not,
 pub const ROOTLESS_MS: u64 = 30_000;
+/// and asks so often who is: an upstream that has just started is about to be.
+pub const ROOTLESS_ROUNDS: u32 = 3;
 /// A session that streamed for so long has worked: the back-off starts again.
 pub const HEALTHY_MS: u64 = 10_000;
 
@@ -74,8 +77,8 @@ pub struct Chooser {
     /// The longest log that was still too short, in this round.
     too_old: Option<(Index, UpstreamSlot)>,
     round_over: bool,
-    /// Since when a snapshot is wanted and nobody is connected to the root.
-    rootless_since: Option<Millis>,
+    /// Since when, and how often in a row, a snapshot was wanted and nobody was connected to the root.
+    rootless: Option<(Millis, u32)>,
     done: bool,
 }
 
@@ -91,7 +94,7 @@ impl Chooser {
             wait_at_least_ms: 0,
             too_old: None,
             round_over: false,
-            rootless_since: None,
+            rootless: None,
             done: false,
         }
     }
@@ -122,7 +125,10 @@ impl Chooser {
         if streamed_ms > 0 {
             self.too_old = None;
             self.round_over = false;
-            self.rootless_since = None;
+            // Whoever leaves a stale upstream for a snapshot still wants one.
+            if end.cause != EndCause::Left(ByeReason::Leaving) {
+                self.rootless = None;
+            }
         }
         if streamed_ms >= HEALTHY_MS {
             self.failures = 0;
@@ -196,11 +202,13 @@ impl Chooser {
         let slots = self.slots;
         let all = (0..slots).map(|n| UpstreamSlot((first.0 + n) % slots));
         if !connected.is_empty() {
-            self.rootless_since = None;
+            self.rootless = None;
             return all.filter(|slot| connected.contains(slot)).collect();
         }
-        let since = *self.rootless_since.get_or_insert(now);
-        if now.since_ms(since) < ROOTLESS_MS { Vec::new() } else { all.collect() }
+        let (since, rounds) = self.rootless.get_or_insert((now, 0));
+        *rounds += 1;
+        let waits = *rounds < ROOTLESS_ROUNDS || now.since_ms(*since) < ROOTLESS_MS;
+        if waits { Vec::new() } else { all.collect() }
     }
 
     fn advance(&mut self) {
@@ -217,8 +225,6 @@ impl Chooser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::end::EndCause;
-    use crate::message::ByeReason;
     use quicksilver_format::{Position, RunningHash};
     use rand::SeedableRng;
     use rand::rngs::StdRng;
@@ -284,9 +290,30 @@ mod tests {
         // Counted from the last time that somebody was.
         assert_eq!(sources(11 + ROOTLESS_MS, 1, &[2]), [2]);
         assert_eq!(sources(12 + ROOTLESS_MS, 1, &[]), []);
-        assert_eq!(sources(12 + 2 * ROOTLESS_MS, 1, &[]), [1, 2, 0]);
+        assert_eq!(sources(12 + 9 * ROOTLESS_MS, 1, &[]), [], "asked twice, however long ago");
+        assert_eq!(sources(13 + 9 * ROOTLESS_MS, 1, &[]), [1, 2, 0]);
+        // Who follows somebody needs no snapshot any more.
         chooser.ended(&lost(), 1);
         assert_eq!(chooser.snapshot_sources(Millis::new(1 << 40), UpstreamSlot(0), &[]), []);
+    }
+
+    /// Story: the root is away, and so is the log that a node needs, but for one that is stale as it
+    /// is. It goes back and forth between that one and the question, and not for ever.
+    #[test]
+    fn who_leaves_a_stale_upstream_for_a_snapshot_gets_one_in_the_end() {
+        let (mut chooser, mut rng) = (Chooser::new(2, 0), rng());
+        let (mut now, mut questions) = (Millis::ZERO, 0);
+        loop {
+            now = now.plus_ms(12_000);
+            chooser.ended(&end(EndCause::Left(ByeReason::Leaving)), 12_000);
+            chooser.fetch(Index::new(7), UpstreamSlot(1));
+            let Next::Snapshot { slot, .. } = chooser.next(&mut rng) else { panic!() };
+            questions += 1;
+            if !chooser.snapshot_sources(now, slot, &[]).is_empty() {
+                break;
+            }
+        }
+        assert_eq!(questions, 4, "until half a minute is over");
     }
 
     #[test]

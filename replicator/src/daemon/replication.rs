@@ -262,30 +262,35 @@ impl Replication {
                 deadlines: Deadlines::default(),
             };
             let mut stopping = false;
+            let mut followed = upstreams.borrow_and_update().clone();
+            // Of whom a snapshot can be had for a node whose files are damaged.
+            let mut sources = Vec::new();
             while !stopping {
                 let (end, ended) = watch::channel(false);
-                let followed = upstreams.borrow_and_update().clone();
                 let mut patience = Duration::ZERO;
-                if *rebuild.borrow() {
-                    if context.rebuild(&followed, &mut stopped).await {
+                if !sources.is_empty() {
+                    if context.rebuild(&followed, &sources, &mut stopped).await {
                         rebuild.send_replace(false);
                     } else {
                         patience = REBUILD_RETRY;
                     }
+                    sources.clear();
                 }
-                let session = replication::follow(followed, context.clone(), ended);
+                let session = replication::follow(followed.clone(), context.clone(), ended);
                 let until = async {
                     let mut damaged = rebuild.subscribe();
+                    let mut leaving = stopped.clone();
                     let rebuild_due = async {
                         tokio::time::sleep(patience).await;
                         // Its sender is here.
                         let _ = damaged.wait_for(|damaged| *damaged).await;
+                        context.rebuild_sources(&followed, &mut leaving).await
                     };
                     tokio::select! {
                         _ = stopped.wait_for(|stopping| *stopping) => stopping = true,
                         // Its sender lives as long as the process.
-                        _ = upstreams.changed() => {}
-                        () = rebuild_due => {}
+                        _ = upstreams.changed() => followed = upstreams.borrow_and_update().clone(),
+                        found = rebuild_due => sources = found,
                     }
                     end.send_replace(true);
                 };

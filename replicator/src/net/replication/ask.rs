@@ -6,18 +6,22 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use quicksilver_format::{Address, Heartbeat, Index};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::{
     Decoded, Decoder, FollowerAction, FollowerSession, SessionEnd, Start, UpstreamSlot, Welcome,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Clock;
 use super::connection::{Connection, Moved};
 use super::follow::FollowContext;
 use super::upstream::{Dial, Upstreams};
+
+/// When one upstream has said that it is connected to the root, the others are waited for so long.
+const LATECOMERS: Duration = Duration::from_secs(1);
 
 impl<D: Dial> FollowContext<D> {
     /// What `address` says to a node that stands where this one does: its newest heartbeat, or why it
@@ -37,13 +41,34 @@ impl<D: Dial> FollowContext<D> {
         upstreams: &Upstreams,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Option<Vec<UpstreamSlot>> {
-        let questions = upstreams.slots().map(|(slot, address)| async move {
-            let answer = self.greet(address, Start::Newest, Index::ZERO).await;
-            answer.is_ok_and(|welcome| welcome.lineage.connected_to_root).then_some(slot)
-        });
-        tokio::select! {
-            answers = join_all(questions) => Some(answers.into_iter().flatten().collect()),
-            _ = shutdown.wait_for(|down| *down) => None,
+        let mut questions: FuturesUnordered<_> = upstreams
+            .slots()
+            .map(|(slot, address)| async move {
+                let answer = self.greet(address, Start::Newest, Index::ZERO).await;
+                answer.is_ok_and(|welcome| welcome.lineage.connected_to_root).then_some(slot)
+            })
+            .collect();
+        let mut connected = Vec::new();
+        let mut until = None;
+        loop {
+            let late = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                answer = questions.next() => match answer {
+                    Some(Some(slot)) => {
+                        connected.push(slot);
+                        until.get_or_insert(Instant::now() + LATECOMERS);
+                    }
+                    Some(None) => {}
+                    None => return Some(connected),
+                },
+                () = late => return Some(connected),
+                _ = shutdown.wait_for(|down| *down) => return None,
+            }
         }
     }
 
@@ -61,7 +86,8 @@ impl<D: Dial> FollowContext<D> {
         };
         let mut connection = Connection::new(stream, Decoder::of_source_bytes());
         let answer = self.handshake(&mut connection, start, stop).await;
-        connection.finish().await;
+        // An upstream that is silent takes seconds to hear it.
+        tokio::spawn(connection.finish());
         answer
     }
 

@@ -94,14 +94,8 @@ pub async fn follow<D: Dial>(
                 }
             }
             Next::Snapshot { oldest, slot } => {
-                context.report_snapshot(oldest, upstreams.at(slot));
-                if context.fetching.is_some()
-                    && let Some(connected) =
-                        context.connected_to_root(&upstreams, &mut shutdown).await
-                {
-                    let sources = chooser.snapshot_sources(clock.now(), slot, &connected);
-                    context.bootstrap(&upstreams, &sources, oldest, &mut shutdown).await;
-                }
+                let longest = (oldest, slot);
+                context.bootstrap(&upstreams, &mut chooser, clock, longest, &mut shutdown).await;
             }
             Next::Done | Next::Nothing => {
                 context.status.send_modify(|status| status.state = UpstreamState::Idle);

@@ -351,6 +351,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     }
 
     fn welcomed(&mut self, after: Position) {
+        // Who only asked follows nobody, and is no node that has everything (WAIT).
+        if self.session.has_ended() {
+            return;
+        }
         let Some(follower) = self.session.follower() else { return };
         tracing::info!(
             node = %self.context.name.node_id, downstream = %follower.node_id,
