@@ -99,9 +99,9 @@ impl FollowerSession {
     /// A session over a connection that has just come to be; its first action sends the `Hello`.
     pub fn new(me: LocalNode, options: FollowOptions, now: Millis) -> Self {
         let FollowOptions { start, stop, path, deadlines } = options;
-        let (expected, applied) = match start {
-            Start::After(position) => (Some(position), position.index),
-            Start::Newest => (None, Index::ZERO),
+        let expected = match start {
+            Start::After(position) => Some(position),
+            Start::Newest => None,
         };
         let hello = Hello { versions: VersionRange::OURS, node: me.clone(), path, start, stop };
         let mut session = FollowerSession {
@@ -115,7 +115,8 @@ impl FollowerSession {
             begun: now,
             heard: Hearing::new(now),
             reported: now,
-            applied,
+            // What is asked for next may follow what is still on its way to the disk.
+            applied: Index::ZERO,
             actions: VecDeque::new(),
         };
         session.send(Message::Hello(hello));

@@ -97,11 +97,13 @@ fn end_after_refusal(refusal: Refusal) -> SessionEnd {
 fn a_handshake_reports_the_upstream_its_path_and_the_durable_index() {
     let log = Log::of(&[2]);
     let mut session = session(Start::After(log.end()));
+    // The other entry is on its way to the disk.
+    session.committed(T0, Index::new(1));
     tell(&mut session, Message::Welcome(Box::new(welcome(log.end()))));
     assert!(matches!(session.poll(), Some(FollowerAction::Welcomed(_))));
     assert!(matches!(session.poll(), Some(FollowerAction::Path(_))));
     let Some(FollowerAction::Send(applied)) = session.poll() else { panic!() };
-    assert_eq!(applied, Message::Applied(Index::new(2)).into_frame().encode());
+    assert_eq!(applied, Message::Applied(Index::new(1)).into_frame().encode());
     assert!(session.poll().is_none());
 }
 

@@ -280,7 +280,8 @@ impl SourceSession {
         self.follower.as_ref()
     }
 
-    /// What the follower said it has on disk.
+    /// What the follower said it has on disk; 0 until it has. Where it wanted to begin says nothing of
+    /// that.
     pub fn applied(&self) -> Index {
         self.applied
     }
@@ -508,7 +509,6 @@ impl SourceSession {
         };
         self.path_changed = false;
         self.send(now, Message::Welcome(Box::new(welcome)));
-        self.applied = after.index;
         self.actions.push_back(SourceAction::Stream { after });
         self.advance(now, after, hello.stop);
     }

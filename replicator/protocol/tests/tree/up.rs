@@ -1,14 +1,16 @@
 //! The connection to whom a node follows, and what it does when it has none: as `follow.rs`, `ask.rs`
 //! and `transfer.rs` do.
 
+use bytes::BytesMut;
 use quicksilver_format::Index;
 use quicksilver_format::{Heartbeat, Position};
 use quicksilver_protocol::follower::FollowOptions;
 use quicksilver_protocol::recent::Epoch;
 use quicksilver_protocol::tenure::{Answer, Verdict};
 use quicksilver_protocol::{
-    ByeReason, Decision, EndCause, FetchAction, FetchEnd, FetchSession, FollowerAction,
-    FollowerSession, Lineage, Millis, Next, SessionEnd, Start, Tenure, UpstreamSlot, Welcome,
+    ByeReason, Decision, Decoded, Decoder, EncodedFrame, EndCause, FetchAction, FetchEnd,
+    FetchSession, FollowerAction, FollowerSession, Lineage, Message, Millis, Next, SessionEnd,
+    Start, Tenure, UpstreamSlot, Welcome,
 };
 
 use crate::disk::Disk;
@@ -284,16 +286,13 @@ impl Process {
                 let early = net.plan.bug == Some(Bug::ReportsBeforeCommit);
                 let index = if early { state.end.index } else { state.committed.index };
                 following.session.committed(now, index);
-                if following.since.is_some() {
-                    net.record.reported(node, index);
-                }
             }
             while let Some(action) = following.session.poll() {
                 busy = true;
                 if let FollowerAction::Close(end) = action {
                     return Err(end);
                 }
-                self.act(following, action, place, net);
+                self.act(following, action, place, node, net);
             }
             if !self.recent.has_room() {
                 net.record.meet("forwarding stopped because the commit lagged");
@@ -324,11 +323,15 @@ impl Process {
         following: &mut Following,
         action: FollowerAction,
         place: &Place,
+        node: NodeNumber,
         net: &mut Net,
     ) {
         let now = net.now;
         let pushed = match action {
             FollowerAction::Send(frame) => {
+                if let Some(index) = reported(&frame) {
+                    net.record.reported(node, index);
+                }
                 net.send(following.number, ME, &frame);
                 Ok(())
             }
@@ -673,6 +676,19 @@ impl Fetching {
         }
         self.state = Fetch::Waiting(net.now.plus_ms(wait_ms));
         false
+    }
+}
+
+/// What a follower says that it has on its disk, if this says that.
+fn reported(frame: &EncodedFrame) -> Option<Index> {
+    let mut bytes = BytesMut::new();
+    frame.write_to(&mut bytes);
+    match Decoder::of_follower_bytes().decode(&mut bytes) {
+        Ok(Decoded::Frame(frame)) => match Message::from_frame(&frame) {
+            Ok(Message::Applied(index)) => Some(index),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
