@@ -44,6 +44,7 @@ impl Observer for Seen {
     fn waiting_for_space(&mut self, error: &StoreError) {
         panic!("{error}");
     }
+    fn healed(&mut self, _: Position, _: &mut dyn FnMut()) {}
     fn out_of_step(&mut self, error: &StoreError, _: Position, _: &mut dyn FnMut()) {
         panic!("{error}");
     }

@@ -26,6 +26,7 @@ enum Seen {
     Heartbeat(Heartbeat),
     WaitingForSpace,
     OutOfStep(Position),
+    Healed(Position),
     History(HistoryId),
     Switched(u64),
     Damaged,
@@ -54,6 +55,10 @@ impl Observer for Report {
     fn out_of_step(&mut self, _: &StoreError, end: Position, forget: &mut dyn FnMut()) {
         forget();
         self.say(Seen::OutOfStep(end));
+    }
+    fn healed(&mut self, end: Position, forget: &mut dyn FnMut()) {
+        forget();
+        self.say(Seen::Healed(end));
     }
     fn history_adopted(&mut self, history: HistoryId, _: Position) {
         self.say(Seen::History(history));

@@ -8,13 +8,31 @@ use std::time::{Duration, Instant};
 
 use quicksilver_tests::cluster::{BOOTSTRAP_ENDED, Node, Status, qsctl};
 use quicksilver_tests::proxy::{Proxy, Weather};
-use quicksilver_tests::resp::Client;
+use quicksilver_tests::resp::{Client, Reply};
 use quicksilver_tests::{Cluster, SOON, eventually, random_bytes, seeded_rng};
 use rand::Rng;
 
 const MIB: u64 = 1 << 20;
 /// For so long a node waits for an upstream that is connected to the root.
 const WITHOUT_ROOT: Duration = Duration::from_secs(30);
+
+/// A value that can be found again in the file.
+const SPOILT: &[u8] = b"a value that can be found again in the file";
+
+/// Where the header of a cell begins, seen from its value (docs/FORMAT.md).
+const HEADER: isize = -13;
+
+/// Ends a node, and damages the byte that is so far from the beginning of that value.
+fn spoil(cluster: &mut Cluster, name: &str, offset: isize) {
+    cluster.node_mut(name).term();
+    let file = cluster.node(name).data_dir().join("gen-000001/data.mdb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let found = |(at, window): (usize, &[u8])| (window == SPOILT).then_some(at);
+    let at: Vec<usize> = bytes.windows(SPOILT.len()).enumerate().filter_map(found).collect();
+    assert!(!at.is_empty());
+    at.iter().for_each(|at| bytes[at.checked_add_signed(offset).unwrap()] ^= 4);
+    std::fs::write(&file, bytes).unwrap();
+}
 
 /// Writes so many values that do not compress.
 fn fill(client: &mut Client, keys: u32, bytes: usize) {
@@ -265,24 +283,15 @@ fn a_snapshot_that_is_whole_is_not_fetched_again() {
 /// although its upstream has the log, serves what verifies meanwhile, and is whole again.
 #[test]
 fn a_damaged_relay_rebuilds_itself() {
-    const VALUE: &[u8] = b"a value that can be found again in the file";
     let mut cluster = Cluster::new();
     cluster.root("root").set_literal("batch.window_ms", 5);
     cluster.leaf("leaf", &["root"]);
     cluster.start_all();
     let mut client = cluster.node("root").client();
-    assert!(client.call(&[b"SET", &b"spoilt"[..], VALUE]).unwrap().is_ok());
+    assert!(client.call(&[b"SET", &b"spoilt"[..], SPOILT]).unwrap().is_ok());
     assert!(client.call(&["SET", "whole", "another"]).unwrap().is_ok());
     cluster.await_converged(SOON);
-    cluster.node_mut("leaf").term();
-    let file = cluster.node("leaf").data_dir().join("gen-000001/data.mdb");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let at: Vec<_> = bytes.windows(VALUE.len()).enumerate().filter(|(_, w)| *w == VALUE).collect();
-    let at: Vec<usize> = at.into_iter().map(|(at, _)| at).collect();
-    assert!(!at.is_empty());
-    at.iter().for_each(|at| bytes[at + 5] ^= 4);
-    std::fs::write(&file, bytes).unwrap();
-
+    spoil(&mut cluster, "leaf", 5);
     cluster.node_mut("leaf").start();
     let leaf = cluster.node("leaf");
     let refused = leaf.client().call(&["GET", "spoilt"]).unwrap();
@@ -299,10 +308,36 @@ fn a_damaged_relay_rebuilds_itself() {
     cluster.await_converged(SOON);
     assert_eq!(
         leaf.client().call(&[&b"GET"[..], b"spoilt"]).unwrap().text(),
-        std::str::from_utf8(VALUE).ok()
+        std::str::from_utf8(SPOILT).ok()
     );
     assert_eq!(reader.ask("text whole"), "text later");
     reader.assert_verified();
+}
+
+/// Story: a relay finds the damage when it is about to write over it. It fetches a snapshot that has that
+/// write, and says so to its upstream although nobody writes any more.
+#[test]
+fn what_a_damaged_relay_could_not_apply_is_there_once_it_is_whole() {
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("batch.window_ms", 5);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&[b"SET", &b"spoilt"[..], SPOILT]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    spoil(&mut cluster, "leaf", HEADER);
+    cluster.node_mut("leaf").start();
+    let leaf = cluster.node("leaf");
+    leaf.await_status("it follows", SOON, Status::is_connected);
+    assert!(client.call(&["SET", "spoilt", "later"]).unwrap().is_ok());
+    eventually("the leaf says that it has it", SOON, || {
+        (client.call(&["WAIT", "1", "1000"]).unwrap() == Reply::Integer(1)).then_some(())
+    });
+    leaf.await_log("the files are whole again", SOON);
+    assert_eq!(leaf.client().call(&["GET", "spoilt"]).unwrap().text(), Some("later"));
+    assert_eq!(leaf.status().json["generation"], 2);
+    leaf.reader().assert_verified();
+    cluster.await_converged(SOON);
 }
 
 /// Story: the network cuts and flips for as long as the snapshot is on its way.

@@ -34,6 +34,8 @@ pub const HALT_RETRY_MS: u64 = 30_000;
 pub const ROOTLESS_MS: u64 = 30_000;
 /// and asks so often who is: an upstream that has just started is about to be.
 pub const ROOTLESS_ROUNDS: u32 = 3;
+/// A session of this length was no detour between two such questions.
+const ROOTLESS_WORKED_MS: u64 = 10 * 60_000;
 /// A session that streamed for so long has worked: the back-off starts again.
 pub const HEALTHY_MS: u64 = 10_000;
 
@@ -125,8 +127,9 @@ impl Chooser {
         if streamed_ms > 0 {
             self.too_old = None;
             self.round_over = false;
-            // Whoever leaves a stale upstream for a snapshot still wants one.
-            if end.cause != EndCause::Left(ByeReason::Leaving) {
+            // Whoever leaves an upstream that was stale soon for a snapshot still wants one.
+            if end.cause != EndCause::Left(ByeReason::Leaving) || streamed_ms >= ROOTLESS_WORKED_MS
+            {
                 self.rootless = None;
             }
         }
@@ -179,6 +182,7 @@ impl Chooser {
         self.at = slot.0;
         self.failures = 0;
         self.failures_here = 0;
+        self.rootless = None;
     }
 
     /// The session has ended because its upstream is stale and no other one has the log.
@@ -314,6 +318,12 @@ mod tests {
             }
         }
         assert_eq!(questions, 4, "until half a minute is over");
+        // A session that was fresh for long is another matter.
+        let days_ms = 3 * 24 * 3_600 * 1_000;
+        assert_eq!(chooser.snapshot_sources(now, UpstreamSlot(1), &[]).len(), 2);
+        chooser.ended(&end(EndCause::Left(ByeReason::Leaving)), days_ms);
+        chooser.fetch(Index::new(7), UpstreamSlot(1));
+        assert_eq!(chooser.snapshot_sources(now.plus_ms(days_ms), UpstreamSlot(1), &[]), []);
     }
 
     #[test]

@@ -139,6 +139,11 @@ impl Observer for ReplicaOutlet {
         self.0.feed.reset_with(end, forget);
     }
 
+    fn healed(&mut self, end: Position, forget: &mut dyn FnMut()) {
+        tracing::info!(index = %end.index, "the files are whole again: following begins from them");
+        self.0.feed.reset_with(end, forget);
+    }
+
     fn history_adopted(&mut self, history: HistoryId, end: Position) {
         note_history(&self.0.durable, history);
         self.0.feed.committed(end);

@@ -268,6 +268,10 @@ impl Replication {
             while !stopping {
                 let (end, ended) = watch::channel(false);
                 let mut patience = Duration::ZERO;
+                if upstreams.has_changed().unwrap_or_default() {
+                    followed = upstreams.borrow_and_update().clone();
+                    sources.clear();
+                }
                 if !sources.is_empty() {
                     if context.rebuild(&followed, &sources, &mut stopped).await {
                         rebuild.send_replace(false);
@@ -289,7 +293,7 @@ impl Replication {
                     tokio::select! {
                         _ = stopped.wait_for(|stopping| *stopping) => stopping = true,
                         // Its sender lives as long as the process.
-                        _ = upstreams.changed() => followed = upstreams.borrow_and_update().clone(),
+                        _ = upstreams.changed() => upstreams.mark_changed(),
                         found = rebuild_due => sources = found,
                     }
                     end.send_replace(true);

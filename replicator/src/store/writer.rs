@@ -55,6 +55,9 @@ pub trait Observer: Send {
     fn history_adopted(&mut self, history: HistoryId, end: Position);
     /// Another generation is live.
     fn switched(&mut self, live: &Live);
+    /// After [`damaged`](Self::damaged), another generation is live, which ends at `end`; what came
+    /// meanwhile was not applied. `forget` as in [`out_of_step`](Self::out_of_step).
+    fn healed(&mut self, end: Position, forget: &mut dyn FnMut());
     /// What is stored under some key is damaged, so nothing more can be applied. What is there
     /// goes on being served.
     fn damaged(&mut self, error: &StoreError);
@@ -93,20 +96,19 @@ pub fn run(
                 wait = Some(RETRY_AFTER);
             }
             Err(e @ StoreError::NotNext { .. }) => {
-                observer.out_of_step(&e, store.end(), &mut || {
-                    pending.extend(commands.try_iter());
-                    let stays =
-                        |c: &Command| !matches!(c, Command::Apply(_) | Command::Heartbeat(_));
-                    pending.retain(stays);
-                });
+                let mut forget = || forget_stream(commands, &mut pending);
+                observer.out_of_step(&e, store.end(), &mut forget);
             }
             Err(e @ StoreError::Read(_)) => {
                 // Starting anew would find the same damage: stay, and serve what verifies.
                 store.set_state(NodeState::Failed);
                 observer.damaged(&e);
                 match until_healed(&mut store, commands, observer, pulse) {
-                    // What was pending is in the other generation, or comes again.
-                    Ok(true) => pending.clear(),
+                    // What came since is in the other generation, or comes again.
+                    Ok(true) => {
+                        let mut forget = || forget_stream(commands, &mut pending);
+                        observer.healed(store.end(), &mut forget);
+                    }
                     Ok(false) => break,
                     Err(e) => {
                         observer.failed(&e);
@@ -122,6 +124,14 @@ pub fn run(
         }
     }
     store.set_state(NodeState::Stopped);
+}
+
+/// Drops what an upstream has sent.
+fn forget_stream(commands: &Receiver<Command>, pending: &mut VecDeque<Command>) {
+    pending.extend(commands.try_iter());
+    pending.retain(|command| {
+        !matches!(command, Command::Apply(_) | Command::Heartbeat(_) | Command::AdoptHistory(_))
+    });
 }
 
 /// Applies nothing until the store goes on in another generation; false when the thread is to end.

@@ -34,7 +34,7 @@ impl<D: Dial> FollowContext<D> {
         }
     }
 
-    /// Which upstreams are connected to the root at present; `None` when this node shuts down. All are
+    /// Which upstreams are connected to the root at present, in their order; `None` when this node shuts down. All are
     /// asked at once, as an observer would: a node that needs a snapshot has no log that they could judge.
     pub(super) async fn connected_to_root(
         &self,
@@ -61,6 +61,7 @@ impl<D: Dial> FollowContext<D> {
                 answer = questions.next() => match answer {
                     Some(Some(slot)) => {
                         connected.push(slot);
+                        connected.sort_unstable();
                         until.get_or_insert(Instant::now() + LATECOMERS);
                     }
                     Some(None) => {}
