@@ -22,16 +22,27 @@ const SPOILT: &[u8] = b"a value that can be found again in the file";
 /// Where the header of a cell begins, seen from its value (docs/FORMAT.md).
 const HEADER: isize = -13;
 
-/// Ends a node, and damages the byte that is so far from the beginning of that value.
-fn spoil(cluster: &mut Cluster, name: &str, offset: isize) {
-    cluster.node_mut(name).term();
-    let file = cluster.node(name).data_dir().join("gen-000001/data.mdb");
+/// A root, its client, and a leaf in whose file the byte that is so far from the beginning of that value
+/// is damaged.
+fn with_a_spoilt_leaf(offset: isize) -> (Cluster, Client) {
+    let mut cluster = Cluster::new();
+    cluster.root("root").set_literal("batch.window_ms", 5);
+    cluster.leaf("leaf", &["root"]);
+    cluster.start_all();
+    let mut client = cluster.node("root").client();
+    assert!(client.call(&[b"SET", &b"spoilt"[..], SPOILT]).unwrap().is_ok());
+    assert!(client.call(&["SET", "whole", "another"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
+    cluster.node_mut("leaf").term();
+    let file = cluster.node("leaf").data_dir().join("gen-000001/data.mdb");
     let mut bytes = std::fs::read(&file).unwrap();
     let found = |(at, window): (usize, &[u8])| (window == SPOILT).then_some(at);
     let at: Vec<usize> = bytes.windows(SPOILT.len()).enumerate().filter_map(found).collect();
     assert!(!at.is_empty());
     at.iter().for_each(|at| bytes[at.checked_add_signed(offset).unwrap()] ^= 4);
     std::fs::write(&file, bytes).unwrap();
+    cluster.node_mut("leaf").start();
+    (cluster, client)
 }
 
 /// Writes so many values that do not compress.
@@ -283,16 +294,7 @@ fn a_snapshot_that_is_whole_is_not_fetched_again() {
 /// although its upstream has the log, serves what verifies meanwhile, and is whole again.
 #[test]
 fn a_damaged_relay_rebuilds_itself() {
-    let mut cluster = Cluster::new();
-    cluster.root("root").set_literal("batch.window_ms", 5);
-    cluster.leaf("leaf", &["root"]);
-    cluster.start_all();
-    let mut client = cluster.node("root").client();
-    assert!(client.call(&[b"SET", &b"spoilt"[..], SPOILT]).unwrap().is_ok());
-    assert!(client.call(&["SET", "whole", "another"]).unwrap().is_ok());
-    cluster.await_converged(SOON);
-    spoil(&mut cluster, "leaf", 5);
-    cluster.node_mut("leaf").start();
+    let (cluster, mut client) = with_a_spoilt_leaf(5);
     let leaf = cluster.node("leaf");
     let refused = leaf.client().call(&["GET", "spoilt"]).unwrap();
     assert!(refused.error().starts_with("CORRUPT"), "{refused:?}");
@@ -318,15 +320,7 @@ fn a_damaged_relay_rebuilds_itself() {
 /// write, and says so to its upstream although nobody writes any more.
 #[test]
 fn what_a_damaged_relay_could_not_apply_is_there_once_it_is_whole() {
-    let mut cluster = Cluster::new();
-    cluster.root("root").set_literal("batch.window_ms", 5);
-    cluster.leaf("leaf", &["root"]);
-    cluster.start_all();
-    let mut client = cluster.node("root").client();
-    assert!(client.call(&[b"SET", &b"spoilt"[..], SPOILT]).unwrap().is_ok());
-    cluster.await_converged(SOON);
-    spoil(&mut cluster, "leaf", HEADER);
-    cluster.node_mut("leaf").start();
+    let (cluster, mut client) = with_a_spoilt_leaf(HEADER);
     let leaf = cluster.node("leaf");
     leaf.await_status("it follows", SOON, Status::is_connected);
     assert!(client.call(&["SET", "spoilt", "later"]).unwrap().is_ok());
