@@ -280,6 +280,13 @@ impl SourceSession {
         self.follower.as_ref()
     }
 
+    /// Whether whoever asks only wants to know how this node hangs in the tree: an observer that stops
+    /// before the first entry. It is answered, and stays for nothing.
+    pub fn only_asks(&self) -> bool {
+        matches!(&self.state, State::LookingUp(hello)
+            if hello.start == Start::Newest && hello.stop == Some(Index::ZERO))
+    }
+
     /// What the follower said it has on disk; 0 until it has. Where it wanted to begin says nothing of
     /// that.
     pub fn applied(&self) -> Index {

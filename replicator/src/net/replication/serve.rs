@@ -312,11 +312,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     }
 
     async fn look_up(&mut self, start: Start) {
-        self.registration = self.context.downstreams.register(self.peer.clone());
-        if self.registration.is_none() {
-            return self.session.refuse_busy(self.clock.now(), BUSY_RETRY_MS);
+        // A node that is full still says that it is connected to the root.
+        if !self.session.only_asks() {
+            self.registration = self.context.downstreams.register(self.peer.clone());
+            if self.registration.is_none() {
+                return self.session.refuse_busy(self.clock.now(), BUSY_RETRY_MS);
+            }
+            self.arrival = None;
         }
-        self.arrival = None;
         let (log, feed) = (Arc::clone(&self.context.log), Arc::clone(&self.context.feed));
         let state = feed.state();
         let identity = log.identity();
