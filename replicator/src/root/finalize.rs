@@ -8,7 +8,7 @@ use quicksilver::environment::Environment;
 use quicksilver_format::status::NodeState;
 use quicksilver_format::{Batch, ControlRecord, Heartbeat};
 
-use crate::store::{Committed, Retention, State, Store, StoreError, StoreOrder};
+use crate::store::{Committed, Live, Retention, State, Store, StoreError, StoreOrder};
 
 /// Why a batch did not become final.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +38,14 @@ pub trait Finalize: Send {
     /// From the next batch on, keeps no more of the log than this.
     fn set_retention(&mut self, retention: Retention);
 
-    /// Carries out what is about this node's files, and no other node's, and about no batch. True
-    /// when another generation is live than before.
-    fn obey(&mut self, order: StoreOrder) -> Result<bool, FinalizeError>;
+    /// Carries out what is about this node's files, and no other node's, and about no batch.
+    /// `to_switched` hears when another generation is live than before, and whoever gave the order
+    /// after it.
+    fn obey(
+        &mut self,
+        order: StoreOrder,
+        to_switched: &mut dyn FnMut(&Live),
+    ) -> Result<(), FinalizeError>;
 
     /// Makes a control record final.
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError>;
@@ -94,8 +99,12 @@ impl Finalize for Alone {
         self.store.set_retention(retention);
     }
 
-    fn obey(&mut self, order: StoreOrder) -> Result<bool, FinalizeError> {
-        self.store.obey(order).map_err(|e| self.judge(e))
+    fn obey(
+        &mut self,
+        order: StoreOrder,
+        to_switched: &mut dyn FnMut(&Live),
+    ) -> Result<(), FinalizeError> {
+        self.store.obey(order, to_switched).map(drop).map_err(|e| self.judge(e))
     }
 
     fn finalize_control(&mut self, record: &ControlRecord) -> Result<(), FinalizeError> {

@@ -195,13 +195,9 @@ impl<F: Finalize, O: Outlet> Sequencer<F, O> {
     }
 
     fn have_store(&mut self, order: StoreOrder) -> bool {
-        match self.finalize.obey(order) {
-            Ok(switched) => {
-                if switched {
-                    self.outlet.switched(self.finalize.environment());
-                }
-                true
-            }
+        let outlet = &mut self.outlet;
+        match self.finalize.obey(order, &mut |live| outlet.switched(&live.environment)) {
+            Ok(()) => true,
             // Whoever gave the order was told.
             Err(FinalizeError::Refused(_)) => true,
             Err(e @ FinalizeError::Unknown(_)) => {

@@ -9,7 +9,7 @@ use quicksilver::environment::Environment;
 
 pub use quicksilver::build::FormatChange;
 
-use super::{Store, StoreError};
+use super::{Live, Store, StoreError};
 
 /// An order.
 #[derive(Debug)]
@@ -39,9 +39,13 @@ pub enum SwitchRefusal {
 
 impl Store {
     /// Carries out an order, and tells whoever gave it. True when another generation is live than
-    /// before. An error is one of the store's: what was refused, and left everything as it was, is
-    /// none.
-    pub fn obey(&mut self, order: StoreOrder) -> Result<bool, StoreError> {
+    /// before; `to_switched` hears of that first, so that whoever gave the order finds it everywhere. An
+    /// error is one of the store's: what was refused, and left everything as it was, is none.
+    pub fn obey(
+        &mut self,
+        order: StoreOrder,
+        to_switched: &mut dyn FnMut(&Live),
+    ) -> Result<bool, StoreError> {
         match order {
             StoreOrder::RaiseFormat(asker) => match self.raise_format() {
                 Ok(change) => {
@@ -54,28 +58,37 @@ impl Store {
                     if e.is_transient() { Ok(false) } else { Err(e) }
                 }
             },
-            StoreOrder::Switch(copy, asker) => switched(self.switch(*copy), asker),
-            StoreOrder::Install(restored, asker) => switched(self.install(&restored), asker),
+            StoreOrder::Switch(copy, asker) => {
+                let outcome = self.switch(*copy);
+                self.switched(outcome, asker, to_switched)
+            }
+            StoreOrder::Install(restored, asker) => {
+                let outcome = self.install(&restored);
+                self.switched(outcome, asker, to_switched)
+            }
         }
     }
-}
 
-fn switched(
-    outcome: Result<Environment, StoreError>,
-    asker: Asker<SwitchAnswer>,
-) -> Result<bool, StoreError> {
-    match outcome {
-        Ok(before) => {
-            asker.tell(Ok(before));
-            Ok(true)
-        }
-        Err(StoreError::Build(refused)) => {
-            asker.tell(Err(SwitchRefusal::NotSwitched(refused)));
-            Ok(false)
-        }
-        Err(e) => {
-            asker.tell(Err(SwitchRefusal::Unknown(e.to_string())));
-            Err(e)
+    fn switched(
+        &self,
+        outcome: Result<Environment, StoreError>,
+        asker: Asker<SwitchAnswer>,
+        to_switched: &mut dyn FnMut(&Live),
+    ) -> Result<bool, StoreError> {
+        match outcome {
+            Ok(before) => {
+                to_switched(&self.live());
+                asker.tell(Ok(before));
+                Ok(true)
+            }
+            Err(StoreError::Build(refused)) => {
+                asker.tell(Err(SwitchRefusal::NotSwitched(refused)));
+                Ok(false)
+            }
+            Err(e) => {
+                asker.tell(Err(SwitchRefusal::Unknown(e.to_string())));
+                Err(e)
+            }
         }
     }
 }

@@ -146,9 +146,8 @@ fn until_healed(
         match commands.recv_timeout(Pulse::INTERVAL) {
             Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
             Ok(Command::Store(order)) => {
-                if store.obey(order)? {
+                if store.obey(order, &mut |live| observer.switched(live))? {
                     store.set_state(NodeState::Disconnected);
-                    observer.switched(&store.live());
                     return Ok(true);
                 }
             }
@@ -215,9 +214,7 @@ fn step(
             Command::SetState(state) => store.set_state(state),
             Command::SetRetention(retention) => store.set_retention(retention),
             Command::Store(order) => {
-                if store.obey(order)? {
-                    observer.switched(&store.live());
-                }
+                store.obey(order, &mut |live| observer.switched(live))?;
             }
             Command::Stop => return Ok(Next::Stop),
         }
@@ -235,9 +232,7 @@ fn obey_first(
     for command in commands {
         match command {
             Command::Store(order) => {
-                if store.obey(order)? {
-                    observer.switched(&store.live());
-                }
+                store.obey(order, &mut |live| observer.switched(live))?;
             }
             other => pending.push_back(other),
         }
