@@ -141,9 +141,16 @@ enum Request {
 #[derive(Debug)]
 enum Wish {
     /// Now or not at all.
-    Start(JobKind, Asker<StartAnswer>),
+    Start(Start),
     /// As soon as nothing else runs.
     Bootstrap(Bootstrap),
+}
+
+#[derive(Debug)]
+struct Start {
+    kind: JobKind,
+    asked: Instant,
+    asker: Asker<StartAnswer>,
 }
 
 /// The way to the thread. Cheap to clone.
@@ -169,6 +176,7 @@ impl Maintenance {
                 ending: false,
             },
             old: OldGenerations::default(),
+            offered: None,
             jobs: 0,
             looked: Instant::now(),
             compact_after: Instant::now(),
@@ -183,10 +191,11 @@ impl Maintenance {
 
     /// Begins a job; whoever asks is told its number, and finds its end in [`Self::status`].
     pub fn begin(&self, kind: JobKind, asker: Asker<StartAnswer>) {
-        if let Err(mpsc::SendError(Request::Do(Wish::Start(_, asker)))) =
-            self.requests.send(Request::Do(Wish::Start(kind, asker)))
+        let start = Start { kind, asked: Instant::now(), asker };
+        if let Err(mpsc::SendError(Request::Do(Wish::Start(start)))) =
+            self.requests.send(Request::Do(Wish::Start(start)))
         {
-            asker.tell(Err(NotStarted::Leaving));
+            start.asker.tell(Err(NotStarted::Leaving));
         }
     }
 
@@ -283,6 +292,8 @@ struct Worker {
     access: StoreAccess,
     desk: Desk,
     old: OldGenerations,
+    /// The job that made what is offered, and when it ended.
+    offered: Option<(u64, Instant)>,
     jobs: u64,
     looked: Instant,
     compact_after: Instant,
@@ -300,12 +311,7 @@ impl Worker {
         }
         while !self.desk.ending {
             match self.desk.next(TICK) {
-                Some(Wish::Start(kind, asker)) => {
-                    let job = self.begin(kind, "asked for", false);
-                    // Whoever is told looks for it at once.
-                    asker.tell(Ok(job));
-                    self.work(kind);
-                }
+                Some(Wish::Start(start)) => self.start(start),
                 Some(Wish::Bootstrap(bootstrap)) => self.bootstrap(bootstrap),
                 None => {}
             }
@@ -313,6 +319,21 @@ impl Worker {
             self.desk.view.lock().old_generations = self.old.status();
             self.begin_what_is_due();
         }
+    }
+
+    fn start(&mut self, Start { kind, asked, asker }: Start) {
+        // They ask in crowds, and each offer takes the place of the one before. Who asked while it got
+        // its name, when nobody is answered, has it already.
+        if let Some((job, ended)) = self.offered
+            && kind == JobKind::Offer
+            && asked < ended
+        {
+            return asker.tell(Ok(job));
+        }
+        let job = self.begin(kind, "asked for", false);
+        // Whoever is told looks for it at once.
+        asker.tell(Ok(job));
+        self.work(kind);
     }
 
     fn begin_what_is_due(&mut self) {
@@ -445,12 +466,12 @@ impl Desk {
             let left = until.saturating_duration_since(Instant::now());
             match self.receive(left) {
                 Some(wish @ Wish::Bootstrap(_)) => self.waiting.push_back(wish),
-                Some(Wish::Start(wanted, asker))
-                    if makes_way && wanted != kind && self.waiting.is_empty() =>
+                Some(Wish::Start(start))
+                    if makes_way && start.kind != kind && self.waiting.is_empty() =>
                 {
-                    self.waiting.push_back(Wish::Start(wanted, asker));
+                    self.waiting.push_back(Wish::Start(start));
                 }
-                Some(Wish::Start(_, asker)) => asker.tell(Err(NotStarted::Busy { job, kind })),
+                Some(Wish::Start(start)) => start.asker.tell(Err(NotStarted::Busy { job, kind })),
                 None => {}
             }
             self.forget_what_was_given_up();

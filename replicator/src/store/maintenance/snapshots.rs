@@ -31,6 +31,7 @@ impl Worker {
                 tracing::warn!(%error, path = %path.display(), "an old offer could not be removed");
             }
         }
+        self.offered = Some((self.jobs, Instant::now()));
         Ok(done)
     }
 
