@@ -189,7 +189,7 @@ fn what_is_applied_is_seen_and_wakes_who_waits() {
     let reader = db.reader();
     let snapshot = reader.snapshot().unwrap();
     let woken = std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| reader.wait_for(Index::new(5), Duration::from_secs(20)));
+        let waiter = scope.spawn(|| reader.wait_for(Index::new(5), Duration::from_secs(60)));
         let changes = [("a", None), ("b", Some("2")), ("long", Some(&*long))];
         assert_eq!(db.apply(changes).unwrap(), Index::new(5));
         waiter.join().unwrap().unwrap()

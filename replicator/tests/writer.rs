@@ -106,14 +106,14 @@ impl Writer {
     }
 
     fn next(&self) -> Seen {
-        self.seen.recv_timeout(Duration::from_secs(30)).unwrap()
+        self.seen.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 
     fn stop(self) {
         self.send(Command::Stop);
         let (done, ended) = channel();
         std::thread::spawn(move || done.send(self.thread.join().is_ok()));
-        assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(true), "it did not end");
+        assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(true), "it did not end");
     }
 }
 

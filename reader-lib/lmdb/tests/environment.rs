@@ -331,9 +331,10 @@ fn pages_that_were_let_go_come_back_when_they_are_looked_at() {
         txn.put(bucket, &n.to_be_bytes(), &[n as u8; 1000]).unwrap();
     }
     txn.commit().unwrap();
+    let data_file = dir.path().join("data.mdb").display().to_string();
     let mapped_kb = || {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let of_file = maps.split("data.mdb").nth(1).unwrap();
+        let of_file = maps.split(&data_file).nth(1).unwrap();
         let rss = of_file.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
         rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };

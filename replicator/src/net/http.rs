@@ -201,7 +201,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         leaving.close_doors().await;
         leaving.leave();
-        timeout(LAST_RESPONSE_DEADLINE * 2, serving).await.unwrap().unwrap();
+        timeout(CONNECTION_DEADLINE / 2, serving).await.unwrap().unwrap();
         drop(idle);
     }
 }
