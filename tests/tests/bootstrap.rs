@@ -53,6 +53,8 @@ fn fill(client: &mut Client, keys: u32, bytes: usize) {
         client.send(&[b"SET", format!("key/{n}").as_bytes(), &value]).unwrap();
     }
     (0..keys).for_each(|_| assert!(client.reply().unwrap().is_ok()));
+    // However few batches that was: the log begins with none of them.
+    assert!(client.call(&[b"SET", &b"filled"[..], &random_bytes(&mut rng, 16)]).unwrap().is_ok());
 }
 
 /// A root that keeps so little log that whoever comes late needs a snapshot.
@@ -112,7 +114,7 @@ fn a_new_tree_begins_with_a_snapshot() {
     cluster.relay("relay", &["root"]).spawn();
     cluster.leaf("leaf", &["relay"]).spawn();
     // It is written all the time.
-    eventually("all three are equal", SOON, || {
+    eventually("all three are equal", 2 * SOON, || {
         assert!(client.call(&["SET", "key/1", "later"]).unwrap().is_ok());
         assert!(client.call(&["SET", "key/2", &"y".repeat(9_000)]).unwrap().is_ok());
         assert!(client.call(&["SET", "key/2", "z"]).unwrap().is_ok());
@@ -150,8 +152,12 @@ fn a_new_tree_begins_with_a_snapshot() {
 /// middle, again and again, and fetches no block twice.
 #[test]
 fn a_node_that_was_away_serves_what_it_has_and_resumes() {
+    /// So slow that what comes is written each second, and what is looked at is not over meanwhile.
+    const RATE: u64 = MIB;
+    /// What may not be written yet: what comes in two seconds, and a block.
+    const UNWRITTEN: u64 = 3 * MIB;
     let mut cluster = Cluster::new();
-    root(&mut cluster).set_literal("bootstrap.max_bytes_per_second", 8 * MIB);
+    root(&mut cluster).set_literal("bootstrap.max_bytes_per_second", RATE);
     cluster.leaf("leaf", &["root"]);
     cluster.start_all();
     let mut client = cluster.node("root").client();
@@ -177,9 +183,9 @@ fn a_node_that_was_away_serves_what_it_has_and_resumes() {
         assert_eq!(unfinished_and_generations(leaf), left);
         leaf.start();
         let after = leaf.await_status("it goes on", SOON, |status| fetching(status) > 0);
-        assert!(fetching(&after) + 2 * MIB >= fetching(&before), "it begins anew");
+        assert!(fetching(&after) + UNWRITTEN >= fetching(&before), "it begins anew");
     }
-    cluster.await_converged(SOON);
+    cluster.await_converged(2 * SOON);
     assert_eq!(reader.ask("text old"), "text there");
     reader.assert_verified();
     let leaf = cluster.node("leaf");
@@ -191,7 +197,7 @@ fn a_node_that_was_away_serves_what_it_has_and_resumes() {
     let (whole, sent) =
         (std::fs::metadata(file).unwrap().len(), served_bytes(cluster.node("root")));
     // What was on its way when it was killed comes again.
-    assert!(sent < whole + 3 * 8 * MIB && sent + MIB > whole, "{sent} of {whole}");
+    assert!(sent < whole + 3 * 2 * UNWRITTEN && sent + MIB > whole, "{sent} of {whole}");
 }
 
 /// Story: the upstream dies in the middle; another one, which began with the same snapshot, goes on
@@ -206,7 +212,7 @@ fn another_upstream_with_the_same_snapshot_goes_on() {
         cluster
             .relay(name, &["root"])
             .set_literal("retention.bytes", MIB)
-            .set_literal("bootstrap.max_bytes_per_second", 8 * MIB)
+            .set_literal("bootstrap.max_bytes_per_second", 2 * MIB)
             .start();
         cluster
             .node(name)
@@ -216,15 +222,18 @@ fn another_upstream_with_the_same_snapshot_goes_on() {
     assert_eq!(names[0], names[1]);
     cluster.leaf("leaf", &["one", "two"]).start();
     let leaf = cluster.node("leaf");
-    leaf.await_status("it has some of it", SOON, |status| fetching(status) > 6 * MIB);
-    cluster.node_mut("one").kill9();
+    let some = leaf.await_status("it has some", SOON, |status| fetching(status) > 6 * MIB);
+    // The first, unless it was slow to say that it is connected to the root.
+    let from_one = some.json["bootstrap"]["upstream"] == cluster.node("one").address("replication");
+    let (first, second) = if from_one { ("one", "two") } else { ("two", "one") };
+    cluster.node_mut(first).kill9();
     let leaf = cluster.node("leaf");
     leaf.await_status("it has all of it", SOON, |status| status.json["generation"] == 2);
     let root = cluster.node("root").status();
     leaf.await_index(root.index, SOON);
     leaf.reader().assert_verified();
-    let (two, whole) = (served_bytes(cluster.node("two")), 24 * MIB);
-    assert!(two > 0 && two < whole - 5 * MIB, "{two} bytes came from the second");
+    let (rest, whole) = (served_bytes(cluster.node(second)), 24 * MIB);
+    assert!(rest > 0 && rest < whole - 5 * MIB, "{rest} bytes came from {second}");
 }
 
 /// Story: in the middle, the upstream has another snapshot than the one that was begun. So does the
@@ -232,7 +241,7 @@ fn another_upstream_with_the_same_snapshot_goes_on() {
 #[test]
 fn another_snapshot_takes_the_place_of_the_one_that_was_begun() {
     let mut cluster = Cluster::new();
-    root(&mut cluster).set_literal("bootstrap.max_bytes_per_second", 8 * MIB).start();
+    root(&mut cluster).set_literal("bootstrap.max_bytes_per_second", 2 * MIB).start();
     fill(&mut cluster.node("root").client(), 4000, 4000);
     cluster.leaf("leaf", &["root"]).start();
     let leaf = cluster.node("leaf");
@@ -302,7 +311,8 @@ fn a_damaged_relay_rebuilds_itself() {
     assert_eq!(reader.ask("text whole"), "text another");
     let found = qsctl(&["--server", &leaf.address("client"), "verify"]);
     assert_eq!(found.status.code(), Some(4), "{found:?}");
-    leaf.await_status("it is whole again, and verified", SOON, |status| {
+    // A transfer that breaks off is tried again after a minute.
+    leaf.await_status("it is whole again, and verified", 2 * SOON, |status| {
         status.json["generation"] == 2
             && status.json["maintenance"]["last"]["verification"]["ok"] == true
     });
@@ -324,7 +334,8 @@ fn what_a_damaged_relay_could_not_apply_is_there_once_it_is_whole() {
     let leaf = cluster.node("leaf");
     leaf.await_status("it follows", SOON, Status::is_connected);
     assert!(client.call(&["SET", "spoilt", "later"]).unwrap().is_ok());
-    eventually("the leaf says that it has it", SOON, || {
+    // A transfer that breaks off is tried again after a minute.
+    eventually("the leaf says that it has it", 2 * SOON, || {
         (client.call(&["WAIT", "1", "1000"]).unwrap() == Reply::Integer(1)).then_some(())
     });
     leaf.await_log("the files are whole again", SOON);
@@ -348,7 +359,7 @@ fn a_bad_network_only_delays() {
     cluster.follower("leaf", &[proxy.address()]).start();
     let leaf = cluster.node("leaf");
     let mut flips = false;
-    eventually("it has a good part of it, or all", SOON, || {
+    eventually("it has a good part of it, or all", 2 * SOON, || {
         flips = !flips;
         let (cuts, damage) = (Weather::Cuts { one_in: 500 }, Weather::Flips { one_in: 500 });
         proxy.set_weather(if flips { damage } else { cuts });
@@ -357,7 +368,8 @@ fn a_bad_network_only_delays() {
         (proxy.faults() >= 10 || status.index >= 5000).then_some(())
     });
     proxy.set_weather(Weather::Fair);
-    cluster.await_converged(SOON);
+    // What it waits before its next tries may be half a minute each.
+    cluster.await_converged(2 * SOON);
     leaf.reader().assert_verified();
     assert!(proxy.faults() > 0);
     assert!(!leaf.log_text().contains("has hash"), "what was flipped was never in its file");

@@ -1,6 +1,6 @@
 //! "A relay passes a batch on before its own commit, so the tree adds network time." The relay's
-//! disk is made slow: every fdatasync takes 200 ms longer. A leaf behind it still reads a write
-//! within a few milliseconds, while the relay itself does not show it yet.
+//! disk is made slow: every fdatasync takes 2 s longer. A leaf behind it still reads a write
+//! long before that, while the relay itself does not show it yet.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::time::{Duration, Instant};
@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use quicksilver_tests::process::{strace_works, with_faulty_sync};
 use quicksilver_tests::{Cluster, SOON, fingerprint, skipped};
 
-const DISK_DELAY: Duration = Duration::from_millis(200);
-/// What a leaf may take: half of what the relay's own commit takes. Idle it is a few milliseconds.
-const FAST: Duration = Duration::from_millis(100);
-const WRITES: usize = 15;
+/// What the relay's own commit takes. Idle, the leaf has the write within a few milliseconds.
+const DISK_DELAY: Duration = Duration::from_secs(2);
+const WRITES: usize = 5;
 
 #[test]
 fn a_slow_disk_in_the_middle_delays_nobody_behind_it() {
@@ -38,7 +37,8 @@ fn a_slow_disk_in_the_middle_delays_nobody_behind_it() {
         assert!(client.call(&["SET", "key", &value]).unwrap().is_ok());
         assert_eq!(reader.answer(), "seen");
         took.push(sent.elapsed());
-        let (relay, leaf) = (cluster.node("relay").status(), cluster.node("leaf").status());
+        // In this order: what the relay does meanwhile only brings it nearer.
+        let (leaf, relay) = (cluster.node("leaf").status(), cluster.node("relay").status());
         relay_was_behind += usize::from(relay.index < leaf.index);
         // The next one finds everybody idle.
         cluster.await_converged(SOON);
@@ -48,5 +48,5 @@ fn a_slow_disk_in_the_middle_delays_nobody_behind_it() {
         "from the write to the leaf's reader: {took:?}; {relay_was_behind} times before the relay"
     );
     assert!(relay_was_behind > WRITES / 2, "{relay_was_behind} of {WRITES}");
-    assert!(took[WRITES / 2] < FAST, "{took:?}");
+    assert!(took[WRITES / 2] < DISK_DELAY, "{took:?}");
 }

@@ -129,8 +129,8 @@ fn serves(status: &Status, downstream: &str) -> bool {
 #[test]
 fn a_relay_that_is_cut_off() {
     let Some(mut tree) = Tree::grow() else { return };
-    tree.network.isolate("relay-1");
     let cut = Instant::now();
+    tree.network.isolate("relay-1");
     tree.write();
     let newest = tree.newest();
     for name in ["relay-2", "leaf-2"] {
@@ -138,10 +138,14 @@ fn a_relay_that_is_cut_off() {
             (read(tree.node(name)) == Some(newest.clone())).then_some(())
         });
     }
-    // Long before the session is given up, the lag says that something is wrong.
+    // Long before the session is given up, the lag says that something is wrong. After ten seconds the
+    // leaf asks the other relay.
+    let lags = |status: &Status| lag_seconds(status) > 3.0;
+    let status = tree.node("relay-1").await_status("lag", SOON, lags);
+    assert!(status.is_connected(), "within {:?}", cut.elapsed());
+    let lags_or_has_left = |status: &Status| lags(status) || follows(status, "relay-2");
+    tree.node("leaf-1").await_status("lag", SOON, lags_or_has_left);
     for name in ["relay-1", "leaf-1"] {
-        let status = tree.node(name).await_status("lag", SOON, |status| lag_seconds(status) > 3.0);
-        assert!(status.is_connected(), "{name} within {:?}", cut.elapsed());
         tree.assert_serves_something(name);
     }
     for name in ["relay-2", "leaf-2"] {
@@ -151,7 +155,7 @@ fn a_relay_that_is_cut_off() {
     eventually("silence is the end", SILENCE_SEEN, || {
         (relay.counted(UPSTREAM_ENDED, "silent") > 0).then_some(())
     });
-    assert!(cut.elapsed() >= SILENCE - Duration::from_secs(2), "{:?}", cut.elapsed());
+    assert!(cut.elapsed() >= SILENCE / 2, "{:?}", cut.elapsed());
     relay.await_status("its state says so", SOON, |status| {
         status.state == "disconnected" && lag_seconds(status) > 20.0
     });
@@ -230,8 +234,9 @@ fn connections_that_are_reset() {
         tree.cluster.await_converged(SOON);
         let took = reset.elapsed();
         println!("after reset {round} all have the same within {took:.1?}");
-        // The bound of the third wait is 800 ms, the rest is this machine's. Silence takes longer.
-        assert!(took < SILENCE / 2, "{took:?}");
+        for name in ["relay-1", "relay-2"] {
+            assert_eq!(tree.node(name).counted(UPSTREAM_ENDED, "silent"), 0, "{name}");
+        }
     }
     tree.heal_and_converge();
     let [.., first, second] = tree.lost();

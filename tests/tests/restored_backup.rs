@@ -127,6 +127,12 @@ fn a_new_node_begins_with_what_the_root_has() {
     // tell it that it is too old.
     fill(&mut root.client());
     relay.await_status("another past", SOON, |status| status.state == "diverged");
+    // It stays in that: in half a minute the root's log will not know where it stands.
+    let relay = cluster.node_mut("relay");
+    relay.term();
+    relay.set_literal("bootstrap.enabled", false).start();
+    relay.await_status("still", SOON, |status| status.state == "diverged");
+    let (root, relay) = (cluster.node("root"), cluster.node("relay"));
     fill(&mut root.client());
     write(&mut root.client(), "other", 15);
     assert!(1 < oldest(relay) && oldest(relay) < oldest(root));
