@@ -116,6 +116,14 @@ impl Machine {
         crate::process::read_log(&self.path(LOG))
     }
 
+    /// A unit's main process, once it has said that it is ready.
+    pub fn active_pid(&self, unit: &str) -> Option<u32> {
+        let shown = self.sh(&format!("systemctl show -p ActiveState -p MainPID {unit}"));
+        let pid = shown.lines().find_map(|line| line.strip_prefix("MainPID="))?;
+        let active = shown.lines().any(|line| line == "ActiveState=active");
+        pid.parse().ok().filter(|pid| active && *pid != 0)
+    }
+
     /// Its main process's number inside, of a unit that runs.
     pub fn main_pid(&self, unit: &str) -> u32 {
         eventually(&format!("{unit} runs"), END_DEADLINE, || {
