@@ -16,8 +16,9 @@ use tempfile::TempDir;
 use super::replay::scratch;
 use super::trace::compile;
 
-/// Room for a few generations of a small database; the file is sparse.
-const DISK_BYTES: u64 = 96 << 20;
+/// Room for a few generations of a small database, and for the 64 MiB that a compaction wants to leave
+/// free beside its copy; the file is sparse.
+const DISK_BYTES: u64 = 256 << 20;
 
 /// The file system. It is unmounted and gone when this is dropped.
 #[derive(Debug)]
