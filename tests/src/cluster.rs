@@ -11,7 +11,7 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -441,17 +441,23 @@ pub fn qsctl(arguments: &[&str]) -> Output {
     qsctl_with_input(arguments, "")
 }
 
-/// Runs `qsctl` with this on its standard input. It prints less than a pipe holds meanwhile.
+/// Runs `qsctl` with this on its standard input.
 pub fn qsctl_with_input(arguments: &[&str], input: &str) -> Output {
+    // One that has seen enough closes it.
+    qsctl_fed(arguments, |stdin| stdin.write_all(input.as_bytes()).is_ok()).0
+}
+
+/// Runs `qsctl` with what `feed` writes to its standard input, and returns also what `feed` does. It
+/// prints less than a pipe holds meanwhile.
+pub fn qsctl_fed<T>(arguments: &[&str], feed: impl FnOnce(&mut ChildStdin) -> T) -> (Output, T) {
     let mut command = Command::new(binary("qsctl"));
     command.env_remove("QS_DB").env_remove("QS_SERVER").args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = command.spawn().expect("qsctl runs");
-    if let Some(mut stdin) = running.stdin.take() {
-        // One that has seen enough closes it.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    running.wait_with_output().expect("qsctl ends")
+    let mut stdin = running.stdin.take().expect("it was piped");
+    let fed = feed(&mut stdin);
+    drop(stdin);
+    (running.wait_with_output().expect("qsctl ends"), fed)
 }
 
 /// A tree of nodes. Dropping it kills what runs; after a failure its directory stays.

@@ -3,10 +3,8 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
-/// For the whole answer.
-const DEADLINE: Duration = Duration::from_secs(20);
+use crate::SOON;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub fn get(socket: &Path, path: &str) -> io::Result<Response> {
 /// Any method without a body.
 pub fn request(socket: &Path, method: &str, path: &str) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(SOON))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
     let mut heard = String::new();
     stream.read_to_string(&mut heard)?;

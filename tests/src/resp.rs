@@ -5,8 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::SOON;
+
 /// For one reply. Every test that waits longer on purpose sets its own.
-pub const REPLY_DEADLINE: Duration = Duration::from_secs(20);
+pub const REPLY_DEADLINE: Duration = SOON;
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -56,7 +56,7 @@ fn redis_cli_works() {
         (&["--scan", "--pattern", "a*"], "a"),
         (&["ECHO", "hello"], "hello"),
         (&["SELECT", "0"], "OK"),
-        (&["WAIT", "1", "10000"], "1"),
+        (&["WAIT", "1", "60000"], "1"),
         (&["QS.INDEX"], "4"),
     ] {
         assert_eq!(redis_cli(&root, arguments), expected, "{arguments:?}");
@@ -154,7 +154,7 @@ fn redis_crate(cluster: &Cluster, protocol: ProtocolVersion, prefix: &str) {
 
     let found: Vec<String> = root.scan_match(key("n*")).unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!(found.len(), 100);
-    assert_eq!(redis::cmd("WAIT").arg(1).arg(10_000).query::<u64>(&mut root).unwrap(), 1);
+    assert_eq!(redis::cmd("WAIT").arg(1).arg(60_000).query::<u64>(&mut root).unwrap(), 1);
 
     let mut leaf = connect(cluster.node("leaf").socket("client"), protocol);
     assert_eq!(leaf.get::<_, Option<u64>>(key("d")).unwrap(), Some(4));

@@ -28,10 +28,13 @@ fn root_and_leaf() -> Cluster {
 /// Overwrites the same hundred keys.
 fn churn(client: &mut Client, rng: &mut rand::rngs::StdRng, writes: usize) {
     for n in 0..writes {
-        let value = random_bytes(rng, 3000);
-        let key = format!("key-{:03}", n % 100);
-        assert!(client.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
+        overwrite(client, rng, n % 100, 3000);
     }
+}
+
+fn overwrite(client: &mut Client, rng: &mut rand::rngs::StdRng, n: usize, bytes: usize) {
+    let (key, value) = (format!("key-{n:03}"), random_bytes(rng, bytes));
+    assert!(client.call(&[b"SET", key.as_bytes(), &value]).unwrap().is_ok());
 }
 
 fn file_bytes(node: &Node) -> u64 {
@@ -81,10 +84,10 @@ fn the_pages_of_a_killed_reader_come_back() {
     // While the dead readers count, every write grows the files; then no more.
     for name in ["root", "leaf"] {
         eventually(&format!("the file of {name} stops growing"), SOON * 2, || {
-            churn(&mut root, &mut rng, 50);
+            churn(&mut root, &mut rng, 20);
             cluster.await_converged(SOON);
             let before = file_bytes(cluster.node(name));
-            churn(&mut root, &mut rng, 200);
+            churn(&mut root, &mut rng, 60);
             cluster.await_converged(SOON);
             (file_bytes(cluster.node(name)) == before).then_some(())
         });
@@ -162,6 +165,9 @@ fn the_roots_disk_fails(calls: &str, nth: u32) {
     cluster.root("root").wrap(with_faulty(calls, &format!("error=EIO:when={nth}+")));
     cluster.leaf("leaf", &["root"]);
     cluster.start_all();
+    // The leaf has a counter before the root's disk fails.
+    assert!(cluster.node("root").client().call(&["SET", "counter", "0"]).unwrap().is_ok());
+    cluster.await_converged(SOON);
     let mut reader = cluster.node("leaf").reader();
     let (acknowledged, refusal) = count_until_refused(cluster.node("root"), 1);
     println!("{acknowledged} acknowledged, then: {refusal}");
@@ -306,9 +312,12 @@ fn churn_until_the_map_is_nearly_full(cluster: &Cluster, name: &str, rng: &mut r
     // Less than what is warned of, more than the next commit takes; nobody writes while it is looked
     // for.
     const LEFT: u64 = 400 << 10;
+    // Until then large values take few commits, which a slow disk can make.
+    const FAR: u64 = 2 << 20;
     let (node, mut root) = (cluster.node(name), cluster.node("root").client());
-    eventually("the map is nearly full", SOON, || {
-        churn(&mut root, rng, 1);
+    eventually("the map is nearly full", 4 * SOON, || {
+        let far = file_bytes(node) + FAR < SMALL_MAP;
+        overwrite(&mut root, rng, 0, if far { 30_000 } else { 3000 });
         cluster.await_converged(SOON);
         (file_bytes(node) + LEFT >= SMALL_MAP).then_some(())
     });

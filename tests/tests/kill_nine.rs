@@ -89,7 +89,7 @@ fn victims(rng: &mut StdRng, n: usize) -> &'static [&'static str] {
 
 fn await_progress(control: &Control, when: &str) {
     let before = control.acknowledged.load(Ordering::Relaxed);
-    eventually(&format!("writes are acknowledged {when}"), Duration::from_secs(20), || {
+    eventually(&format!("writes are acknowledged {when}"), SOON, || {
         (control.acknowledged.load(Ordering::Relaxed) > before).then_some(())
     });
 }

@@ -28,8 +28,6 @@ const KILLS: usize = 500;
 const MOST_FILE_BYTES: u64 = 64 << 20;
 /// Between two questions to those who are not killed.
 const LOOK_EVERY: usize = 25;
-/// The slots of the dead are free again: a look every three seconds, and a busy machine.
-const SECONDS_LATER: Duration = Duration::from_secs(30);
 const NODES: [&str; 2] = ["root", "leaf"];
 const KEYS: usize = 100;
 const VALUE_BYTES: usize = 3000;
@@ -144,7 +142,7 @@ fn five_hundred_readers_are_killed_and_nobody_else_notices() {
 
         let killed = Instant::now();
         for node in nodes {
-            eventually("the slots of the dead are free", SECONDS_LATER, || {
+            eventually("the slots of the dead are free", SOON, || {
                 pids_in_table(node).is_disjoint(&dead).then_some(())
             });
         }
@@ -152,10 +150,11 @@ fn five_hundred_readers_are_killed_and_nobody_else_notices() {
         for node in nodes {
             let name = node.name();
             println!("{name}: {} bytes", file_bytes(node));
-            eventually(&format!("the file of {name} stops growing"), SOON, || {
+            // While a dead reader holds its pages, each of these writes needs new ones.
+            eventually(&format!("the file of {name} stops growing"), 2 * SOON, || {
                 let (bytes, written_before) = (file_bytes(node), written.load(Ordering::Relaxed));
                 eventually("writes go on", SOON, || {
-                    (written.load(Ordering::Relaxed) >= written_before + 200).then_some(())
+                    (written.load(Ordering::Relaxed) >= written_before + 50).then_some(())
                 });
                 (file_bytes(node) == bytes).then_some(())
             });

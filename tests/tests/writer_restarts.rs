@@ -6,12 +6,15 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ChildStdin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use quicksilver::writer::WriterOptions;
 use quicksilver::{Reader, Writer, writer};
-use quicksilver_tests::cluster::{Node, qsctl_with_input};
+use quicksilver_tests::cluster::{Node, qsctl_fed};
 use quicksilver_tests::{Cluster, SOON, eventually};
 
 const RESTARTS: usize = 20;
@@ -51,12 +54,17 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
+/// A restart is to be outlived on a slow machine, too.
+fn patient() -> WriterOptions {
+    Writer::options().deadline(SOON)
+}
+
 /// What the database must hold: `None` is "no such key".
 type Expected = BTreeMap<String, Option<String>>;
 
 /// One call of each kind after the other, each of which has to succeed.
 fn produce(servers: &[String], progress: &Progress) -> (Expected, Duration) {
-    let mut writer = Writer::connect(servers).unwrap();
+    let mut writer = patient().connect(servers).unwrap();
     let mut expected = Expected::new();
     let (mut last, mut longest) = (quicksilver::Index::ZERO, Duration::ZERO);
     for n in 0_u64.. {
@@ -96,7 +104,7 @@ fn produce(servers: &[String], progress: &Progress) -> (Expected, Duration) {
 
 /// Conditional writes to keys of its own: each is stored, or was perhaps stored and says so.
 fn produce_carefully(servers: &[String], progress: &Progress) -> (Vec<String>, u64) {
-    let mut writer = Writer::connect(servers).unwrap();
+    let mut writer = patient().connect(servers).unwrap();
     let (mut stored, mut unknown) = (Vec::new(), 0);
     for n in 0.. {
         if !progress.goes_on() {
@@ -184,7 +192,7 @@ fn a_relay_is_enough_to_find_the_root() {
     cluster.start_all();
     let leaf = cluster.node("leaf").address("client");
     cluster.node("leaf").await_ready();
-    let mut writer = Writer::connect([&leaf]).unwrap();
+    let mut writer = patient().connect([&leaf]).unwrap();
     let reader = Reader::open(cluster.node("leaf").data_dir()).unwrap();
     for n in 0..3 {
         let index = writer.set("key", n.to_string()).unwrap();
@@ -196,18 +204,37 @@ fn a_relay_is_enough_to_find_the_root() {
     }
 }
 
+/// Writes lines for an import until told to stop, and returns how many.
+fn feed(stdin: &mut ChildStdin, progress: &Progress) -> u64 {
+    let mut lines = 0;
+    while progress.goes_on() {
+        let more = lines..lines + 1000;
+        lines = more.end;
+        let text: String = more.map(|n| format!("key/{n}\tvalue {n}\n")).collect();
+        // Who has ended early says why.
+        if stdin.write_all(text.as_bytes()).is_err() {
+            break;
+        }
+    }
+    lines
+}
+
 #[test]
 fn an_import_goes_on() {
-    const LINES: u64 = 100_000;
     const BETWEEN: u64 = 2000;
     let mut cluster = Cluster::new();
     cluster.root("root").hand_over_sockets();
     cluster.start_all();
     let server = cluster.node("root").address("client");
-    let input: String = (0..LINES).map(|n| format!("key/{n}\tvalue {n}\n")).collect();
-    thread::scope(|scope| {
-        let arguments = ["--server", &server, "--deadline", "20", "import", "-", "--batch", "10"];
-        let importing = scope.spawn(move || qsctl_with_input(&arguments, &input));
+    // There is always more to import until the last restart is over.
+    let progress = Progress::default();
+    let (output, lines) = thread::scope(|scope| {
+        let stop = StopOnDrop(&progress);
+        let importing = scope.spawn(|| {
+            let arguments = ["--server", &server, "--deadline", "60", "--json"];
+            let arguments = [&arguments[..], &["import", "-", "--batch", "10"]].concat();
+            qsctl_fed(&arguments, |stdin| feed(stdin, &progress))
+        });
         for n in 0..6 {
             let root = cluster.node_mut("root");
             let index = root.status().index;
@@ -215,13 +242,16 @@ fn an_import_goes_on() {
             end(root, n);
             root.start();
         }
-        let output = importing.join().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("imported 100,000 entries"));
+        drop(stop);
+        importing.join().unwrap()
     });
-    assert_eq!(cluster.node("root").status().keys, LINES);
+    assert!(output.status.success(), "{output:?}");
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    println!("{said}");
+    assert_eq!(said["entries"], lines);
+    assert_eq!(cluster.node("root").status().keys, lines);
     let reader = Reader::open(cluster.node("root").data_dir()).unwrap();
-    for n in 0..LINES {
+    for n in 0..lines {
         let found = reader.get(format!("key/{n}").as_bytes()).unwrap();
         assert_eq!(found.as_deref(), Some(format!("value {n}").as_bytes()));
     }

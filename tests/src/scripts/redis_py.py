@@ -35,7 +35,7 @@ def main(root_socket: str, leaf_socket: str, protocol: str) -> None:
     assert root.exists(prefix + "a", prefix + "b") == 1
     assert root.strlen(prefix + "a") == 1
     assert root.info()["role"] == "master"
-    assert root.wait(1, 10_000) == 1
+    assert root.wait(1, 60_000) == 1
 
     assert leaf.get(prefix + "d") == "4"
     assert leaf.info()["role"] == "slave"
