@@ -18,9 +18,17 @@ use quicksilver_tests::{
 
 fn root_and_leaf() -> Cluster {
     let mut cluster = Cluster::new();
-    // A short log: what grows is what a reader holds back.
-    cluster.root("root").set_literal("batch.window_ms", 0).set_literal("retention.bytes", 1 << 20);
-    cluster.leaf("leaf", &["root"]).set_literal("retention.bytes", 1 << 20);
+    cluster.root("root").set_literal("batch.window_ms", 0);
+    cluster.leaf("leaf", &["root"]);
+    for name in ["root", "leaf"] {
+        // A short log: what grows is what a reader holds back. And however much that is, no new
+        // generation puts an end to it.
+        cluster
+            .node_mut(name)
+            .set_literal("retention.bytes", 1 << 20)
+            .set_literal("limits.reader_hold_bytes", 1_u64 << 40)
+            .set_literal("compact.auto", false);
+    }
     cluster.start_all();
     cluster
 }
