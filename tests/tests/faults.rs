@@ -81,7 +81,12 @@ fn the_pages_of_a_killed_reader_come_back() {
     let mut rng = seeded_rng();
     let cluster = root_and_leaf();
     let mut root = cluster.node("root").client();
-    churn(&mut root, &mut rng, 200);
+    // In few commits, until the log is as long as it gets.
+    for n in 0..400 {
+        let (key, value) = (format!("key-{:03}", n % 100), random_bytes(&mut rng, 3000));
+        root.send(&[b"SET", key.as_bytes(), &value]).unwrap();
+    }
+    (0..400).for_each(|_| assert!(root.reply().unwrap().is_ok()));
     cluster.await_converged(SOON);
     for name in ["root", "leaf"] {
         let mut reader = cluster.node(name).reader();
@@ -92,10 +97,10 @@ fn the_pages_of_a_killed_reader_come_back() {
     // While the dead readers count, every write grows the files; then no more.
     for name in ["root", "leaf"] {
         eventually(&format!("the file of {name} stops growing"), SOON * 2, || {
-            churn(&mut root, &mut rng, 20);
+            churn(&mut root, &mut rng, 10);
             cluster.await_converged(SOON);
             let before = file_bytes(cluster.node(name));
-            churn(&mut root, &mut rng, 60);
+            churn(&mut root, &mut rng, 30);
             cluster.await_converged(SOON);
             (file_bytes(cluster.node(name)) == before).then_some(())
         });
