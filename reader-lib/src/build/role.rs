@@ -1,7 +1,7 @@
 //! The role lock: its holder is the one writer of a database, for its whole tenure.
 //!
 //! It is a flock on a file of the database's directory. The kernel releases it when the holder
-//! dies, however it dies, and hands it to whoever waits.
+//! dies, however it dies, and wakes whoever waits; who asks first has it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek, Write};

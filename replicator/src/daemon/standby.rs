@@ -2,7 +2,7 @@
 //!
 //! In an upgrade two processes share the listening sockets. The new one opens the database and
 //! checks it, says READY=1, and waits for the role lock; it accepts nobody yet. When the old one has
-//! decided what was let in, it gives the lock up, and the kernel hands it over; when it dies, too.
+//! decided what was let in, it gives the lock up, and the kernel wakes the new one; when it dies, too.
 
 use std::sync::Arc;
 use std::thread;
