@@ -16,7 +16,7 @@ use rand::Rng;
 use crate::disk::{Disk, Snapshot};
 use crate::net::{Came, ConnectionNumber, End, Net};
 use crate::node::{DEADLINES, Process};
-use crate::plan::Bug;
+use crate::plan::{Bug, Place};
 
 const ME: End = End::Acceptor;
 /// Batches that are read from the log at once.
@@ -39,6 +39,8 @@ pub struct Serving {
     promised: Option<(Epoch, HistoryId)>,
     /// Whether its first frame has come.
     known: bool,
+    /// Whether it has a place among the downstreams.
+    has_place: bool,
 }
 
 impl Serving {
@@ -48,6 +50,7 @@ impl Serving {
             from: From::Log(VecDeque::new()),
             promised: None,
             known: false,
+            has_place: false,
         }
     }
 }
@@ -60,7 +63,7 @@ pub struct Offering {
 }
 
 impl Process {
-    pub fn serve(&mut self, disk: &mut Disk, net: &mut Net) -> bool {
+    pub fn serve(&mut self, disk: &mut Disk, place: &Place, net: &mut Net) -> bool {
         let mut busy = false;
         let numbers: Vec<ConnectionNumber> = self.serving.keys().copied().collect();
         for number in numbers {
@@ -71,7 +74,7 @@ impl Process {
                 busy = true;
                 continue;
             }
-            match self.serve_one(number, &mut serving, disk, net) {
+            match self.serve_one(number, &mut serving, disk, place, net) {
                 None => {
                     net.close(number, ME);
                     busy = true;
@@ -102,6 +105,7 @@ impl Process {
         number: ConnectionNumber,
         serving: &mut Serving,
         disk: &Disk,
+        place: &Place,
         net: &mut Net,
     ) -> Option<bool> {
         let now = net.now;
@@ -132,7 +136,7 @@ impl Process {
                 busy = true;
                 match action {
                     SourceAction::Send(frame) => net.send(number, ME, &frame),
-                    SourceAction::LookUp(start) => self.look_up(serving, start, disk, net),
+                    SourceAction::LookUp(start) => self.look_up(serving, start, disk, place, net),
                     SourceAction::Stream { .. } => {}
                     SourceAction::Close(end) => {
                         meet_end(&end, net);
@@ -147,8 +151,23 @@ impl Process {
         }
     }
 
-    fn look_up(&self, serving: &mut Serving, start: Start, disk: &Disk, net: &mut Net) {
+    fn look_up(
+        &self,
+        serving: &mut Serving,
+        start: Start,
+        disk: &Disk,
+        place: &Place,
+        net: &mut Net,
+    ) {
         serving.known = true;
+        if !serving.session.only_asks() {
+            let taken = self.serving.values().filter(|other| other.has_place).count();
+            if taken >= place.max_downstreams {
+                net.record.meet("a node had as many downstreams as it takes");
+                return serving.session.refuse_busy(net.now, 1_000);
+            }
+            serving.has_place = true;
+        }
         let recent = self.recent.state();
         let fact = match start {
             Start::Newest => LogFact::Boundary(recent.end.hash),

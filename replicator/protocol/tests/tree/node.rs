@@ -229,7 +229,7 @@ impl Node {
         for round in 0.. {
             assert!(round < 10_000, "node {} never comes to rest", self.number);
             let Some(process) = &mut self.process else { return };
-            let mut busy = process.accept(self.number, net, self.place.max_downstreams);
+            let mut busy = process.accept(self.number, net);
             let (followed, followers) = (process.up.following(), process.serving.len());
             busy |= process.follow(&mut self.disk, &self.place, self.number, &mut self.alarm, net);
             let lost = followed && !process.up.following();
@@ -243,7 +243,7 @@ impl Node {
                 process.serving.len() >= followers,
                 "node {number} has lost its upstream, and its downstreams with it"
             );
-            busy |= process.serve(&mut self.disk, net);
+            busy |= process.serve(&mut self.disk, &self.place, net);
             busy |= self.commit(net);
             busy |= self.seal(net);
             if !busy {
@@ -463,14 +463,10 @@ impl Process {
     }
 
     /// Takes the connections that were made to this node.
-    fn accept(&mut self, node: NodeNumber, net: &mut Net, max_downstreams: usize) -> bool {
+    fn accept(&mut self, node: NodeNumber, net: &mut Net) -> bool {
         let Some(numbers) = net.incoming.remove(&node) else { return false };
         for number in numbers {
-            let mut serving = Serving::new(&self.me, self.lineage.clone(), net.now);
-            if self.serving.len() >= max_downstreams {
-                serving.session.refuse_busy(net.now, 1_000);
-                net.record.meet("a node had as many downstreams as it takes");
-            }
+            let serving = Serving::new(&self.me, self.lineage.clone(), net.now);
             self.serving.insert(number, serving);
         }
         true

@@ -35,9 +35,13 @@ pub enum Bug {
     NeverAsks,
     /// A node that has lost its upstream sends its downstreams away.
     LeavesItsDownstreams,
+    /// A node takes a snapshot of whoever has one, connected to the root or not. No invariant forbids
+    /// what comes of it.
+    AsksNobodyForTheRoot,
 }
 
 impl Bug {
+    /// Those that break an invariant.
     pub const ALL: [Bug; 11] = [
         Bug::AnswersBeforeCommit,
         Bug::ReportsBeforeCommit,

@@ -10,6 +10,9 @@ use quicksilver_format::{DbId, Index, Position};
 
 use crate::net::NodeNumber;
 
+/// Met when a node goes on in a snapshot of a past that the root has left.
+pub const LEFT_PAST: &str = "a snapshot was of a past that the root had left";
+
 /// A past: the root's log since it was restored, and before that another past.
 #[derive(Debug, Clone, Copy)]
 struct Past {

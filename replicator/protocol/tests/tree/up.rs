@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::net::{Came, ConnectionNumber, Dialled, End, Net, NodeNumber};
 use crate::node::{Command, DEADLINES, Process};
 use crate::plan::{Bug, Place};
-use crate::record::Moved;
+use crate::record::{LEFT_PAST, Moved};
 
 const ME: End = End::Dialler;
 const NEVER: Millis = Millis::new(u64::MAX);
@@ -634,7 +634,7 @@ impl Process {
         }
         net.record.meet("a snapshot was installed");
         if !net.record.is_of_the_root(&snapshot.end()) {
-            net.record.meet("a snapshot was of a past that the root had left");
+            net.record.meet(LEFT_PAST);
         }
         disk.install(snapshot);
         net.record.moved(node, disk.end(), Moved::Installed);
@@ -654,7 +654,8 @@ impl Fetching {
             did |= busy;
             let Some(answer) = answer else { return true };
             net.close(question.number, ME);
-            if answer.is_ok_and(|welcome| welcome.lineage.connected_to_root) {
+            let any = net.plan.bug == Some(Bug::AsksNobodyForTheRoot);
+            if answer.is_ok_and(|welcome| welcome.lineage.connected_to_root || any) {
                 self.connected.push(question.slot);
             }
             false
