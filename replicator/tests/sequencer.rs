@@ -397,7 +397,7 @@ fn a_nearly_full_map_still_deletes() {
 #[test]
 fn heartbeats_go_on_in_a_long_window() {
     let dir = tempfile::tempdir().unwrap();
-    let root = Root::start(dir.path(), 60_000, 32 * MIB, 1 << 30);
+    let root = Root::start(dir.path(), 60 * 60_000, 32 * MIB, 1 << 30);
     root.submit(vec![set("a", "1")]).unwrap();
     let ops = vec![set("a", "2")];
     let promise = root.runtime.block_on(root.queue.submit(Transaction { ops })).unwrap();
